@@ -1,0 +1,253 @@
+"""Many pictures: read ahead in parallel, run in batches, write as they come, resume."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gapcam.draw import contact_sheet_from_tiles, tile_image
+from gapcam.formats import FORMATS, Record, failure_record, read_records, to_record
+from gapcam.journal import Journal
+from gapcam.localizer import BATCH_SIZE, ClassName, Localizer
+from gapcam.outputs import replacing
+from gapcam.types import Failure, GapcamError, IntArray, Localization, Picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from gapcam.paths import Expansion
+
+Result: TypeAlias = Localization | Failure
+
+SHEET_TILES = 60
+OVERLAY_QUALITY = 92
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a folder run does.
+
+    Attributes:
+        out_dir: Where everything goes.
+        classes: The classes asked for, or None for the best.
+        top: How many of the best classes, when none are asked for; None: the recipe's number.
+        format: An annotation format besides the JSONL (a key of `gapcam.formats.FORMATS`), or None.
+        overlays: Write an overlay a picture and a contact sheet.
+        resume: Take up an earlier run in the same folder.
+    """
+
+    out_dir: Path
+    classes: tuple[ClassName, ...] | None = None
+    top: int | None = None
+    format: str | None = None
+    overlays: bool = True
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What came of a run: pictures localized now, failed, done by an earlier run; files written."""
+
+    localized: int
+    failed: int
+    earlier: int
+    written: tuple[Path, ...]
+
+
+def localize_many(
+    localizer: Localizer, paths: Iterable[str], wanted: IntArray | int, workers: int | None = None
+) -> Iterator[Result]:
+    """Localize many files, in order, reading ahead in threads; memory does not grow.
+
+    Args:
+        localizer: What localizes.
+        paths: Picture files, read lazily.
+        wanted: As `Localizer.wanted` gives it.
+        workers: Threads that read pictures; one a core when None.
+
+    Yields:
+        One result a path; a picture that cannot be read is a `Failure` in its place.
+    """
+    with _pool(workers) as pool:
+        for batch in _read_batches(localizer, iter(paths), pool):
+            yield from _localize_batch(localizer, batch, wanted)
+
+
+def localize_into(
+    localizer: Localizer,
+    inputs: Expansion,
+    options: RunOptions,
+    on_result: Callable[[Result], None] = lambda _: None,
+    workers: int | None = None,
+) -> Summary:
+    """Localize files into a folder: JSONL, annotations, overlays and a contact sheet.
+
+    Args:
+        localizer: What localizes.
+        inputs: The pictures.
+        options: What to write and where.
+        on_result: Called with each result once it is written.
+        workers: Threads that read and draw pictures; one a core when None.
+
+    Raises:
+        ArgumentError: An unknown class, `top` out of range, or a run there that does not fit.
+        OutputError: Something cannot be written; what was written stays and can be resumed.
+    """
+    wanted = localizer.wanted(options.classes, options.top)
+    settings = _settings(localizer, options)
+    counts = {Localization: 0, Failure: 0}
+    with Journal(options.out_dir, settings, resume=options.resume) as journal:
+        todo = (path for path in inputs.paths if path not in journal.done)
+        for result in _results(localizer, inputs, todo, wanted, options, workers):
+            journal.append(_record(result))
+            counts[type(result)] += 1
+            on_result(result)
+        journal.finish()
+    written = _finish(localizer, inputs, wanted, options, journal.results)
+    earlier = sum(path in journal.done for path in inputs.paths)
+    return Summary(counts[Localization], counts[Failure], earlier, written)
+
+
+def _record(result: Result) -> Record:
+    return failure_record(result) if isinstance(result, Failure) else to_record(result)
+
+
+def _settings(localizer: Localizer, options: RunOptions) -> dict[str, Any]:
+    return {
+        "model": localizer.card.name,
+        "recipe": localizer.recipe.name,
+        "classes": options.classes,
+        "top": options.top,
+        "version": localizer.card.version,
+    }
+
+
+@contextmanager
+def _pool(workers: int | None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that stop soon, with what waits thrown away, when the consumer stops."""
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="gapcam")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read_batches(
+    localizer: Localizer, paths: Iterator[str], pool: ThreadPoolExecutor
+) -> Iterator[list[tuple[str, Picture | Failure]]]:
+    """Batches of read pictures, in order; two batches are read ahead."""
+    waiting: deque[tuple[str, Future[Picture | Failure]]] = deque()
+
+    def submit(count: int) -> None:
+        waiting.extend((path, pool.submit(_read, localizer, path)) for path in islice(paths, count))
+
+    submit(3 * BATCH_SIZE)
+    while waiting:
+        count = min(BATCH_SIZE, len(waiting))
+        first = [waiting.popleft() for _ in range(count)]
+        batch = [(path, future.result()) for path, future in first]
+        submit(count)
+        yield batch
+
+
+def _read(localizer: Localizer, path: str) -> Picture | Failure:
+    try:
+        return localizer.read(path)
+    except GapcamError as error:
+        return Failure(path, error)
+
+
+def _localize_batch(
+    localizer: Localizer, batch: Sequence[tuple[str, Picture | Failure]], wanted: IntArray | int
+) -> Iterator[Result]:
+    good = [(path, read) for path, read in batch if isinstance(read, Picture)]
+    found = iter(localizer.localize([p for _, p in good], [path for path, _ in good], wanted))
+    for _, read in batch:
+        yield read if isinstance(read, Failure) else next(found)
+
+
+def _results(
+    localizer: Localizer,
+    inputs: Expansion,
+    paths: Iterable[str],
+    wanted: IntArray | int,
+    options: RunOptions,
+    workers: int | None,
+) -> Iterator[Result]:
+    """The results of a run, their overlays already written."""
+    yield from inputs.failures
+    with _pool(workers) as pool:
+        for batch in _read_batches(localizer, iter(paths), pool):
+            results = _localize_batch(localizer, batch, wanted)
+            if not options.overlays:
+                yield from results
+                continue
+            draw = [pool.submit(_with_overlay, r, inputs, options.out_dir) for r in results]
+            yield from (drawn.result() for drawn in draw)
+
+
+def _with_overlay(result: Result, inputs: Expansion, out_dir: Path) -> Result:
+    """Write the overlay of a result; a picture that can no longer be read becomes a failure."""
+    if isinstance(result, Failure):
+        return result
+    path = overlay_path(inputs, result.name, out_dir)
+    try:
+        picture = result.draw()
+    except GapcamError as error:
+        return Failure(result.name, error)
+    with replacing(path, binary=True) as out:
+        picture.save(out, "JPEG", quality=OVERLAY_QUALITY)
+    return result
+
+
+def overlay_path(inputs: Expansion, path: str, out_dir: Path) -> Path:
+    """Where the overlay of a picture goes: `cat.jpg` to `overlays/cat_cam.jpg`.
+
+    Other suffixes stay in the name (`cat.png` to `cat_png_cam.jpg`), so that no two meet.
+    """
+    relative = inputs.relative(path)
+    suffix = relative.suffix
+    kept = "" if suffix == ".jpg" else suffix.replace(".", "_")
+    return out_dir / "overlays" / relative.with_name(f"{relative.stem}{kept}_cam.jpg")
+
+
+def _finish(
+    localizer: Localizer,
+    inputs: Expansion,
+    wanted: IntArray | int,
+    options: RunOptions,
+    results: Path,
+) -> tuple[Path, ...]:
+    """Write what is made from all results: annotations and the contact sheet."""
+    written = [results]
+    if options.format is not None:
+        FORMATS[options.format](
+            read_records(results),
+            labels=localizer.card.labels,
+            out_dir=options.out_dir,
+            root=inputs.root,
+        )
+        written.append(options.out_dir)
+    if options.overlays:
+        written.append(options.out_dir / "overlays")
+        if len(inputs.paths) > 1:
+            written.append(_write_sheet(localizer, inputs, wanted, options.out_dir))
+    return tuple(written)
+
+
+def _write_sheet(
+    localizer: Localizer, inputs: Expansion, wanted: IntArray | int, out_dir: Path
+) -> Path:
+    """The first pictures as one grid. They are localized again, so that a resumed run has all."""
+    first = localize_many(localizer, inputs.paths[:SHEET_TILES], wanted)
+    sheet = contact_sheet_from_tiles([tile_image(r) for r in first], total=len(inputs.paths))
+    path = out_dir / "contact_sheet.jpg"
+    with replacing(path, binary=True) as out:
+        sheet.save(out, "JPEG", quality=OVERLAY_QUALITY)
+    return path

@@ -1,0 +1,377 @@
+"""The command line: parse, call, print. Everything else is in the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gapcam.types import ArgumentError, Failure, GapcamError, Localization
+
+if TYPE_CHECKING:
+    from gapcam.batch import Result, RunOptions
+    from gapcam.localizer import Localizer
+    from gapcam.paths import Expansion
+
+DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+TOP_IN_ANNOTATIONS = 1
+
+app = typer.Typer(
+    name="gapcam",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(str, Enum):
+    """What results can be written as."""
+
+    jsonl = "jsonl"
+    coco = "coco"
+    yolo = "yolo"
+    voc = "voc"
+    csv = "csv"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from gapcam import __version__
+
+        typer.echo(f"gapcam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Say what is in a picture and where, from an image classifier trained on class labels only."""
+
+
+PathsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...",
+        show_default=False,
+        help="Pictures: files, folders (searched recursively), glob patterns, .txt lists with one "
+        "path a line, or - for such a list on standard input.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        show_default="efficientnet-lite0",
+        help="A model's name (see: gapcam models) or a gapcam model file (.onnx).",
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        show_default="the model's own",
+        help="How maps become boxes: default, fine or paper (see: gapcam models).",
+    ),
+]
+TopOption = Annotated[
+    int | None,
+    typer.Option(
+        "--top",
+        "-k",
+        metavar="K",
+        show_default="5, or 1 for coco, yolo, voc and csv",
+        help="Localize the K best classes of each picture.",
+    ),
+]
+ClassOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        "-c",
+        metavar="NAME",
+        show_default=False,
+        help="Localize this class, whatever its rank; give it again for more classes.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        show_default=False,
+        help="Write results into this folder: localizations.jsonl, annotations in the chosen "
+        "format, overlays and a contact sheet.",
+    ),
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        "-f",
+        show_default="a table, or jsonl with --out",
+        help="coco, yolo, voc and csv need --out; jsonl without --out goes to standard output.",
+    ),
+]
+OverlaysOption = Annotated[
+    bool, typer.Option(help="With --out: draw an overlay of each picture and a contact sheet.")
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="With --out: keep what an earlier run did, do the rest, retry what failed.",
+    ),
+]
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Prove the maps on real photographs: mean(map) + bias = score, every class."
+    ),
+]
+
+
+@app.command(no_args_is_help=True)
+def localize(
+    paths: PathsArgument,
+    model: ModelOption = None,
+    recipe: RecipeOption = None,
+    top: TopOption = None,
+    classes: ClassOption = None,
+    out: OutOption = None,
+    format: FormatOption = None,  # noqa: A002
+    overlays: OverlaysOption = True,
+    resume: ResumeOption = False,
+) -> None:
+    """Say what is in each picture and where.
+
+    Exit code: 0 all pictures done, 1 some failed (each is named, the rest are done), 2 wrong
+    usage. Boxes are x0, y0, x1, y1 in pixels of the picture as it is shown (after EXIF rotation).
+    """
+    with _reporting_errors():
+        _check_options(top, classes, out, format, resume)
+        from gapcam.localizer import load
+        from gapcam.paths import expand_paths
+
+        inputs = expand_paths(paths, sys.stdin)
+        localizer = load(model, recipe=recipe, tell=_tell)
+        names = tuple(_class_name(name) for name in classes) if classes else None
+        if top is None and names is None and format not in (None, Format.jsonl):
+            top = TOP_IN_ANNOTATIONS
+        if out is None:
+            failed = _print_results(localizer, inputs, names, top, format)
+        else:
+            from gapcam.batch import RunOptions
+
+            converter = None if format in (None, Format.jsonl) else format.value
+            options = RunOptions(out, names, top, converter, overlays, resume)
+            failed = _write_results(localizer, inputs, options)
+        raise typer.Exit(SOME_FAILED if failed else DONE)
+
+
+@app.command()
+def models(check: CheckOption = False) -> None:
+    """List the models and recipes that are available, and whether each model is built."""
+    with _reporting_errors():
+        from gapcam.localizer import load
+        from gapcam.models import embedded
+        from gapcam.recipes import DEFAULT, RECIPES
+
+        proof = load(tell=_tell).check() if check else None
+        card = embedded.model_card(DEFAULT)
+        path = embedded.model_path(card)
+        console = _console()
+        state = f"built: {path}" if path.is_file() else f"built at first use into {path.parent}"
+        console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
+        console.print(escape(state), soft_wrap=True)
+        console.print(_recipe_table(RECIPES.values()))
+        if proof is not None:
+            console.print(escape(str(proof)), soft_wrap=True)
+            raise typer.Exit(DONE if proof.exact else SOME_FAILED)
+
+
+def _recipe_table(recipes: Any) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("recipe", "input", "refine", "normalize", "threshold", "source"):
+        table.add_column(column, overflow="fold")
+    for r in recipes:
+        size = f"{r.input_size_hw[0]} x {r.input_size_hw[1]}"
+        table.add_row(r.name, size, r.refine, r.normalize, f"{r.threshold:g}", r.source)
+    return table
+
+
+def _check_options(
+    top: int | None,
+    classes: list[str] | None,
+    out: Path | None,
+    format: Format | None,  # noqa: A002
+    resume: bool,
+) -> None:
+    if top is not None and classes:
+        raise ArgumentError("--top and --class exclude each other: give one of them")
+    if out is None and resume:
+        raise ArgumentError("--resume needs --out: say which run to take up")
+    if out is None and format not in (None, Format.jsonl):
+        raise ArgumentError(f"--format {format.value} needs --out: say where to write")
+
+
+def _class_name(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def _print_results(
+    localizer: Localizer,
+    inputs: Expansion,
+    classes: tuple[str | int, ...] | None,
+    top: int | None,
+    format: Format | None,  # noqa: A002
+) -> int:
+    """Results to standard output, a picture at a time; returns how many failed."""
+    from gapcam.batch import localize_many
+    from gapcam.formats import failure_record, record_line, to_record
+
+    wanted = localizer.wanted(classes, top)
+    console = _console()
+    failed = 0
+    for result in _chained(inputs, localize_many(localizer, inputs.paths, wanted)):
+        if isinstance(result, Failure):
+            failed += 1
+            _complain(result.error)
+            if format is not None:
+                sys.stdout.write(record_line(failure_record(result)))
+        elif format is not None:
+            sys.stdout.write(record_line(to_record(result)))
+        else:
+            _print_table(console, result)
+    _say_ignored(inputs)
+    return failed
+
+
+def _chained(inputs: Expansion, results: Iterator[Result]) -> Iterator[Result]:
+    yield from inputs.failures
+    yield from results
+
+
+def _write_results(localizer: Localizer, inputs: Expansion, options: RunOptions) -> int:
+    """Results to a folder, with a progress bar on a terminal; returns how many failed."""
+    from gapcam.batch import localize_into
+
+    single = len(inputs.paths) == 1
+    with _progress(len(inputs.paths)) as step:
+
+        def on_result(result: Result) -> None:
+            step()
+            if isinstance(result, Failure):
+                _complain(result.error)
+            elif single:
+                _print_table(_console(), result)
+
+        done = localize_into(localizer, inputs, options, on_result)
+    earlier = f", {done.earlier} done before" if options.resume else ""
+    failed = f", {done.failed} failed" if done.failed else ""
+    _tell(f"{done.localized} {_pictures(done.localized)} localized{earlier}{failed}. Written:")
+    for path in done.written:
+        _tell(f"  {path}")
+    _say_ignored(inputs)
+    return done.failed
+
+
+def _print_table(console: Console, found: Localization) -> None:
+    height, width = found.size_hw
+    notes = "".join(f"  ({note})" for note in found.notes)
+    console.print(f"[bold]{escape(found.name)}[/]  {width} x {height}{notes}", soft_wrap=True)
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(justify="right", style="cyan")
+    table.add_column()
+    table.add_column()
+    for d in found.detections:
+        box = "no positive evidence"
+        if d.box_xyxy is not None:
+            box = "box " + " ".join(f"{v:.1f}" for v in d.box_xyxy)
+        table.add_row(f"{d.score:.1%}", escape(d.label), box)
+    console.print(table)
+
+
+def _say_ignored(inputs: Expansion) -> None:
+    if inputs.ignored:
+        _tell(f"{inputs.ignored} other {'file' if inputs.ignored == 1 else 'files'} ignored.")
+
+
+def _pictures(count: int) -> str:
+    return "picture" if count == 1 else "pictures"
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, emoji=False)
+
+
+def _tell(text: str) -> None:
+    """A word to the person, on standard error: standard output is for results."""
+    _console(stderr=True).print(escape(text), soft_wrap=True)
+
+
+def _complain(error: BaseException) -> None:
+    _tell(f"gapcam: {' '.join(str(error).split())}")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    console = _console(stderr=True)
+    if not console.is_terminal or total < 2:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def _reporting_errors() -> Iterator[None]:
+    """One line for an error and the right exit code; no traceback."""
+    # Pillow warns about big or odd pictures that it then reads, or that we then refuse by name.
+    warnings.filterwarnings("ignore", module="PIL")
+    try:
+        yield
+    except ArgumentError as error:
+        _complain(error)
+        raise typer.Exit(WRONG_USAGE) from error
+    except GapcamError as error:
+        _complain(error)
+        raise typer.Exit(SOME_FAILED) from error
+    except KeyboardInterrupt as error:
+        _tell("gapcam: interrupted; with --out, add --resume to take the run up again")
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError as error:
+        # The reader (head, less) has gone: nothing to say, and nothing more to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(DONE) from error
+
+
+def main() -> None:
+    """The `gapcam` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""THE pipeline: pictures to pixels to features to class maps to boxes. The only orchestrator."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, overload
+
+import numpy as np
+from PIL import Image
+
+from gapcam.boxes import find_regions, region_mask, scale_box, scale_point
+from gapcam.engines.onnx import OnnxEngine
+from gapcam.images import load_picture, resize_picture
+from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
+from gapcam.models import embedded
+from gapcam.models.model_file import card_from_metadata
+from gapcam.recipes import DEFAULT, recipe_named
+from gapcam.refine import affinity
+from gapcam.resample import resample
+from gapcam.types import (
+    ArgumentError,
+    BoolArray,
+    Detection,
+    FloatArray,
+    IntArray,
+    Localization,
+    ModelCard,
+    Picture,
+    PictureSource,
+    Recipe,
+    SizeHW,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from gapcam.engines import Engine, Outputs
+
+GRID_STRIDE = 4
+"""Input pixels between the samples that a map is cut on (finer gives the same boxes)."""
+
+DECODE_MARGIN = 2
+"""JPEGs are decoded at no less than this many times the input size, so that the resize to the
+input, and not the decoder, decides what the network sees."""
+
+BATCH_SIZE = 16
+EXACT_TOLERANCE = 1e-4
+"""Maps count as exact when the gap stays below this share of the logits' range."""
+
+ClassName: TypeAlias = "str | int"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How closely the maps add up to the scores: `mean(map) + bias = logit`.
+
+    Attributes:
+        model: The model's name.
+        pictures: How many pictures were looked at.
+        classes: How many classes each.
+        largest_gap: The largest |mean(map) + bias - logit| of them all, logit units.
+        logit_range: Highest less lowest logit.
+    """
+
+    model: str
+    pictures: int
+    classes: int
+    largest_gap: float
+    logit_range: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gap is rounding only: at most 1e-4 of the logits' range."""
+        return self.largest_gap <= EXACT_TOLERANCE * self.logit_range
+
+    def __str__(self) -> str:
+        verdict = "exact" if self.exact else "NOT exact"
+        return (
+            f"{self.model}: class maps are {verdict}. Largest |mean(map) + bias - logit| over "
+            f"{self.pictures} pictures x {self.classes} classes: {self.largest_gap:.1e}, "
+            f"{self.largest_gap / self.logit_range:.0e} of the logits' range "
+            f"({self.logit_range:.1f})."
+        )
+
+
+class Localizer:
+    """A network, its labels and a recipe: call it with a picture, get what is where.
+
+    Args:
+        engine: What runs the network.
+        card: What the model says of itself.
+        recipe: How maps become boxes; the model's own when None.
+    """
+
+    def __init__(self, engine: Engine, card: ModelCard, recipe: Recipe | None = None) -> None:
+        self.engine = engine
+        self.card = card
+        self.recipe = recipe or card.recipe
+        self._head = engine.head
+
+    @overload  # a str is one picture, though it also is an iterable of str
+    def __call__(  # type: ignore[overload-overlap]
+        self,
+        source: PictureSource,
+        *,
+        classes: Sequence[ClassName] | None = ...,
+        top: int | None = ...,
+    ) -> Localization: ...
+
+    @overload
+    def __call__(
+        self,
+        source: Iterable[PictureSource],
+        *,
+        classes: Sequence[ClassName] | None = ...,
+        top: int | None = ...,
+    ) -> Iterator[Localization]: ...
+
+    def __call__(
+        self,
+        source: PictureSource | Iterable[PictureSource],
+        *,
+        classes: Sequence[ClassName] | None = None,
+        top: int | None = None,
+    ) -> Localization | Iterator[Localization]:
+        """Localize one picture, or stream over many.
+
+        Args:
+            source: A path, bytes, PIL image or `uint8` RGB `[H, W, 3]` array; or an iterable of
+                them, which is read lazily, a batch at a time.
+            classes: Where are these classes (names or ids), whatever their rank? Default: the best.
+            top: How many of the best classes; the recipe's number when None.
+
+        Raises:
+            ArgumentError: An unknown class, or `top` out of range.
+            PictureError: A picture cannot be read.
+        """
+        wanted = self.wanted(classes, top)
+        if isinstance(source, str | Path | bytes | Image.Image | np.ndarray):
+            return self.localize([self.read(source)], [source], wanted)[0]
+        return self._stream(iter(source), wanted)
+
+    def _stream(
+        self, sources: Iterator[PictureSource], wanted: IntArray | int
+    ) -> Iterator[Localization]:
+        while batch := list(islice(sources, BATCH_SIZE)):
+            yield from self.localize([self.read(source) for source in batch], batch, wanted)
+
+    def wanted(
+        self, classes: Sequence[ClassName] | None = None, top: int | None = None
+    ) -> IntArray | int:
+        """The ids `[n]` of the classes asked for, or how many of the best to take.
+
+        Raises:
+            ArgumentError: An unknown class, or `top` out of range, or both given.
+        """
+        if classes is not None:
+            if top is not None:
+                raise ArgumentError("give either classes or top, not both")
+            if isinstance(classes, str | int) or not classes:
+                raise ArgumentError(f"classes: expected a list of names or ids, got {classes!r}")
+            return np.array(list(dict.fromkeys(self.class_id(name) for name in classes)))
+        limit = len(self.card.labels)
+        top = min(self.recipe.top, limit) if top is None else top
+        if not 1 <= top <= limit:
+            raise ArgumentError(f"top: expected 1 to {limit} (the model's classes), got {top}")
+        return top
+
+    def read(self, source: PictureSource) -> Picture:
+        """Read a picture and squash it to the recipe's input size; safe to call from threads."""
+        height, width = self.recipe.input_size_hw
+        at_least = (height * DECODE_MARGIN, width * DECODE_MARGIN)
+        picture = load_picture(source, at_least_hw=at_least)
+        pixels = resize_picture(picture.pixels, (height, width))
+        return Picture(picture.name, pixels, picture.size_hw, picture.notes)
+
+    def localize(
+        self,
+        pictures: Sequence[Picture],
+        sources: Sequence[PictureSource],
+        wanted: IntArray | int,
+    ) -> list[Localization]:
+        """Localize a batch of pictures that `read` made, in one forward pass.
+
+        Args:
+            pictures: Of the recipe's input size.
+            sources: What each was read from, kept in its result.
+            wanted: As `wanted` gives it.
+        """
+        if not pictures:
+            return []
+        outputs = self.engine.run(np.stack([picture.pixels for picture in pictures]))
+        if isinstance(wanted, int):
+            classes = top_classes(outputs.logits, wanted)
+        else:
+            classes = np.broadcast_to(wanted, (len(pictures), len(wanted)))
+        maps, heat = self._maps_and_heat(outputs, classes)
+        scores = np.take_along_axis(softmax(outputs.logits), classes, axis=1)
+        return [
+            Localization(
+                name=picture.name,
+                size_hw=picture.size_hw,
+                detections=self._detections(picture.size_hw, *found),
+                model=self.card.name,
+                recipe=self.recipe.name,
+                notes=picture.notes,
+                source=source,
+            )
+            for picture, source, *found in zip(
+                pictures, sources, classes, scores, maps, heat, strict=True
+            )
+        ]
+
+    def _maps_and_heat(self, outputs: Outputs, classes: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Raw maps `[B, n, h, w]`, and heat `[B, n, H, W]` on the grid that is cut."""
+        maps = class_maps(outputs.features, self._head.weights, classes)
+        evidence = maps
+        if self.recipe.refine == "affinity":
+            evidence = affinity(maps, outputs.fine_features)
+        height, width = self.recipe.input_size_hw
+        grid_hw = (height // GRID_STRIDE, width // GRID_STRIDE)
+        return maps, normalize(resample(evidence, grid_hw, self.recipe.upsample), self.recipe)
+
+    def _detections(
+        self,
+        size_hw: SizeHW,
+        classes: IntArray,
+        scores: FloatArray,
+        maps: FloatArray,
+        heat: FloatArray,
+    ) -> tuple[Detection, ...]:
+        return tuple(
+            detection
+            for class_id, score, raw, hot in zip(classes, scores, maps, heat, strict=True)
+            for detection in self._class_detections(size_hw, int(class_id), float(score), raw, hot)
+        )
+
+    def _class_detections(
+        self, size_hw: SizeHW, class_id: int, score: float, raw: FloatArray, heat: FloatArray
+    ) -> Iterator[Detection]:
+        grid_hw = (heat.shape[0], heat.shape[1])
+        make = partial(
+            Detection,
+            label=self.card.labels[class_id],
+            class_id=class_id,
+            score=score,
+            map=raw,
+            heat=heat,
+            threshold=self.recipe.threshold,
+            size_hw=size_hw,
+        )
+        regions = find_regions(heat, self.recipe)
+        for region in regions:
+            yield make(
+                box_xyxy=scale_box(region.box_xyxy, grid_hw, size_hw),
+                peak_xy=scale_point(region.peak_xy, grid_hw, size_hw),
+                cut_mask=partial(region_mask, heat, self.recipe.threshold, region.peak_xy, size_hw),
+            )
+        if not regions:
+            yield make(box_xyxy=None, peak_xy=None, cut_mask=partial(_empty_mask, size_hw))
+
+    def class_id(self, name: ClassName) -> int:
+        """The id of a class, given by id, label, synonym or WordNet id; case does not matter.
+
+        Raises:
+            ArgumentError: No class, or more than one, has that name; close names are suggested.
+        """
+        labels = self.card.labels
+        if isinstance(name, int):
+            if 0 <= name < len(labels):
+                return name
+            raise ArgumentError(f"class id {name}: expected 0 to {len(labels) - 1}")
+        asked = _plain(name)
+        found = [i for i, label in enumerate(labels) if _plain(label) == asked] or [
+            i for i, names in enumerate(self.card.aliases) if asked in map(_plain, names)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            options = ", ".join(repr(labels[i]) for i in found)
+            raise ArgumentError(f"class {name!r} is ambiguous: it may be {options}")
+        raise ArgumentError(f"class {name!r} is unknown to {self.card.name}{self._close(asked)}")
+
+    def _close(self, asked: str) -> str:
+        known = {_plain(label): label for label in self.card.labels}
+        for label, names in zip(self.card.labels, self.card.aliases, strict=True):
+            for other in names[1:]:
+                known.setdefault(_plain(other), label)
+        holding = [text for text in known if asked and asked in text]
+        near = difflib.get_close_matches(asked, known, n=4, cutoff=0.7) + holding
+        close = list(dict.fromkeys(known[text] for text in near))[:4]
+        return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+    def check(self, sources: Iterable[PictureSource] | None = None) -> Proof:
+        """Prove the maps on real pictures: every class of each is compared with its score.
+
+        Args:
+            sources: Pictures to prove it on; the photographs shipped with gapcam when None.
+        """
+        largest, low, high, pictures = 0.0, np.inf, -np.inf, 0
+        for source in sample_pictures() if sources is None else sources:
+            outputs = self.engine.run(self.read(source).pixels[np.newaxis])
+            gap = head_gap(outputs.features, self._head.weights, self._head.bias, outputs.logits)
+            largest, pictures = max(largest, gap), pictures + 1
+            low, high = min(low, outputs.logits.min()), max(high, outputs.logits.max())
+        if not pictures:
+            raise ArgumentError("check: expected at least one picture, got none")
+        return Proof(
+            self.card.name, pictures, len(self.card.labels), largest, float(high) - float(low)
+        )
+
+
+def _empty_mask(size_hw: SizeHW) -> BoolArray:
+    return np.zeros(size_hw, np.bool_)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def sample_pictures() -> list[Path]:
+    """The photographs shipped with gapcam (see `samples/README.md` for their sources)."""
+    folder = Path(str(resources.files("gapcam").joinpath("samples")))
+    return sorted(folder.glob("*.jpg"))
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    recipe: str | Recipe | None = None,
+    threads: int = 0,
+    tell: Callable[[str], None] | None = None,
+) -> Localizer:
+    """Load a model and get a localizer.
+
+    Args:
+        model: None or `"efficientnet-lite0"` for the embedded ImageNet model (built into the cache
+            at first use), or the path of a gapcam model file.
+        recipe: A recipe or its name; the model's own when None.
+        threads: How many threads a forward pass may use; 0 means one a core.
+        tell: Called with a word of progress when something takes long.
+
+    Raises:
+        ArgumentError: An unknown model or recipe name.
+        ModelError: The model cannot be loaded or built.
+    """
+    chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    if model is None or model == embedded.NAME:
+        path = embedded.ensure_built(DEFAULT, tell)
+    elif Path(model).suffix == ".onnx":
+        path = Path(model)
+    else:
+        raise ArgumentError(
+            f"model {str(model)!r} is unknown: expected {embedded.NAME!r} or the path of a gapcam "
+            "model file (.onnx)"
+        )
+    engine = OnnxEngine(path, threads)
+    return Localizer(engine, card_from_metadata(engine.metadata, str(path)), chosen)

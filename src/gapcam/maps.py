@@ -1,0 +1,104 @@
+"""Features and head to class maps; class maps to heat in 0..1. Pure functions.
+
+Zhou et al., "Learning Deep Features for Discriminative Localization" (CVPR 2016), equation 2:
+
+    M_c(x, y) = sum_k w_ck f_k(x, y)        so that        mean_xy M_c + b_c = S_c
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gapcam.types import FloatArray, IntArray, Recipe
+
+
+def class_maps(features: FloatArray, weights: FloatArray, classes: IntArray) -> FloatArray:
+    """Raw class maps of the asked classes, for the whole batch in one product (eq. 2).
+
+    Args:
+        features: `[B, K, h, w]`, the last spatial layer.
+        weights: `[C, K]`, the linear head.
+        classes: `[B, n]`, the class ids asked for in each picture.
+
+    Returns:
+        `[B, n, h, w]`, signed, logit units: `mean(map) + bias = logit`.
+    """
+    batch, channels, height, width = features.shape
+    flat = features.reshape(batch, channels, height * width)
+    maps: FloatArray = np.matmul(weights[classes], flat)
+    return maps.reshape(batch, -1, height, width)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities `[B, C]` of logits `[B, C]`."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    scores: FloatArray = shifted / shifted.sum(-1, keepdims=True)
+    return scores
+
+
+def top_classes(logits: FloatArray, count: int) -> IntArray:
+    """The ids `[B, count]` of the highest logits `[B, C]`, best first; ties go to the lower id."""
+    return np.argsort(-logits, axis=-1, kind="stable")[:, :count]
+
+
+def head_gap(
+    features: FloatArray, weights: FloatArray, bias: FloatArray, logits: FloatArray
+) -> float:
+    """The largest |mean(map) + bias - logit| over a batch and all its classes, logit units.
+
+    Summed in float64 over the maps themselves, so that it tests the maps and not a shortcut.
+    """
+    batch, channels, height, width = features.shape
+    flat = features.reshape(batch, channels, height * width)
+    spread = np.matmul(weights, flat).mean(-1, dtype=np.float64)
+    return float(np.abs(spread + bias - logits).max())
+
+
+def normalize(maps: FloatArray, recipe: Recipe) -> FloatArray:
+    """Scale maps `[..., h, w]` to heat in 0..1 by the recipe's rule.
+
+    A map with no positive value is all zero: it is never stretched into a hot spot.
+    """
+    if recipe.normalize == "max":
+        return normalize_max(maps)
+    if recipe.normalize == "minmax":
+        return normalize_minmax(maps)
+    return normalize_ivr(maps, recipe.ivr_percentile)
+
+
+def normalize_max(maps: FloatArray) -> FloatArray:
+    """max(M, 0) / max M, each map for itself (the paper's rule, section 3.2)."""
+    return _divide_by_peak(np.maximum(maps, 0), maps)
+
+
+def normalize_minmax(maps: FloatArray) -> FloatArray:
+    """(M - min M) / (max M - min M), each map for itself (Choe et al., CVPR 2020).
+
+    A positive map that is the same everywhere is 1 everywhere.
+    """
+    low = maps.min((-2, -1), keepdims=True)
+    flat = low == maps.max((-2, -1), keepdims=True)
+    return _divide_by_peak(maps - np.where(flat, 0, low), maps)
+
+
+def normalize_ivr(maps: FloatArray, percentile: float) -> FloatArray:
+    """max(M - percentile(M), 0) / its maximum (Kim et al., ICCV 2021, "IVR").
+
+    Args:
+        maps: `[..., h, w]`.
+        percentile: Which share of the cells ends at zero, 0..1.
+    """
+    low = np.quantile(maps, percentile, axis=(-2, -1), keepdims=True).astype(np.float32)
+    flat = low == maps.max((-2, -1), keepdims=True)
+    return _divide_by_peak(np.maximum(maps - np.where(flat, 0, low), 0), maps)
+
+
+def _divide_by_peak(scaled: FloatArray, maps: FloatArray) -> FloatArray:
+    """Make the peak of each map 1, or the whole map 0 where `maps` has no positive value."""
+    peak = scaled.max((-2, -1), keepdims=True)
+    positive = (maps.max((-2, -1), keepdims=True) > 0) & (peak > 0)
+    heat: FloatArray = np.clip(np.where(positive, scaled / np.where(positive, peak, 1), 0), 0, 1)
+    return heat

@@ -1,0 +1,54 @@
+"""The named recipes: every choice between a class map and a box, frozen and with its source."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from gapcam.types import ArgumentError, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT = Recipe(
+    name="default",
+    input_size_hw=(224, 224),
+    refine="affinity",
+    normalize="minmax",
+    threshold=0.48,
+    source="ours: docs/decisions/0001-default-recipe.md",
+    chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
+)
+
+FINE = Recipe(
+    name="fine",
+    input_size_hw=(320, 320),
+    refine="affinity",
+    normalize="minmax",
+    threshold=0.42,
+    source="ours: docs/decisions/0001-default-recipe.md",
+    chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
+)
+
+PAPER = Recipe(
+    name="paper",
+    input_size_hw=(224, 224),
+    upsample="bilinear",
+    normalize="max",
+    threshold=0.2,
+    source="Zhou et al., CVPR 2016, section 3.2",
+    chosen_on="nothing: the paper's rule as printed",
+)
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType({r.name: r for r in (DEFAULT, FINE, PAPER)})
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    if name not in RECIPES:
+        raise ArgumentError(f"recipe {name!r} is unknown: expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,50 @@
+"""Class maps and finer features to finer maps. Pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gapcam.resample import resample
+
+if TYPE_CHECKING:
+    from gapcam.types import FloatArray
+
+TINY = 1e-12
+
+
+def affinity(maps: FloatArray, fine_features: FloatArray) -> FloatArray:
+    """Spread the positive part of class maps over places that look alike to the network. Ours.
+
+    With g the fine features less their spatial mean, each position scaled to length 1:
+
+        A = relu(g^T g), rows scaled to sum 1;    R = A relu(resample(M))
+
+    Every value of R is an average of the map over the positions similar to it, so the part of an
+    object that the classifier ignored takes the heat of the part that it used.
+
+    Args:
+        maps: Raw class maps `[B, n, h, w]`.
+        fine_features: `[B, K2, h2, w2]` from an earlier, finer layer of the same network.
+
+    Returns:
+        `[B, n, h2, w2]`, not negative, logit units (no longer a share of the logit).
+    """
+    batch, _, height, width = fine_features.shape
+    seeds = np.maximum(resample(maps, (height, width), "bicubic"), 0)
+    flat = seeds.reshape(batch, maps.shape[1], height * width)
+    similar = similarity(fine_features)
+    spread: FloatArray = np.matmul(flat, similar.transpose(0, 2, 1))
+    return spread.reshape(batch, -1, height, width)
+
+
+def similarity(features: FloatArray) -> FloatArray:
+    """Row-stochastic affinity `[B, N, N]` of the N = h * w positions of `[B, K, h, w]`."""
+    batch, channels, height, width = features.shape
+    g = features.reshape(batch, channels, height * width)
+    g = g - g.mean(-1, keepdims=True)
+    g = g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), TINY)
+    alike = np.maximum(np.matmul(g.transpose(0, 2, 1), g), 0)
+    rows: FloatArray = alike / np.maximum(alike.sum(-1, keepdims=True), TINY)
+    return rows
