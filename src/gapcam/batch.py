@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gapcam.draw import contact_sheet_from_tiles, tile_image
@@ -15,11 +17,17 @@ from gapcam.formats import FORMATS, Record, failure_record, read_records, to_rec
 from gapcam.journal import Journal
 from gapcam.localizer import BATCH_SIZE, ClassName, Localizer
 from gapcam.outputs import replacing
-from gapcam.types import Failure, GapcamError, IntArray, Localization, Picture
+from gapcam.types import (
+    PICTURE_SUFFIXES,
+    Failure,
+    GapcamError,
+    IntArray,
+    Localization,
+    Picture,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from gapcam.paths import Expansion
 
@@ -27,6 +35,11 @@ Result: TypeAlias = Localization | Failure
 
 SHEET_TILES = 60
 OVERLAY_QUALITY = 92
+OVERLAYS = "overlays"
+OVERLAY_END = "_cam.jpg"
+SHEET = "contact_sheet.jpg"
+LONGEST_NAME = 255
+LONGEST_JPEG_SIDE = 65_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ class Summary:
 
 def localize_many(
     localizer: Localizer, paths: Iterable[str], wanted: IntArray | int, workers: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Localize many files, in order, reading ahead in threads; memory does not grow.
 
     Args:
@@ -77,6 +90,20 @@ def localize_many(
     with _pool(workers) as pool:
         for batch in _read_batches(localizer, iter(paths), pool):
             yield from _localize_batch(localizer, batch, wanted)
+
+
+def without_results(inputs: Expansion, out_dir: Path) -> Expansion:
+    """The inputs less the pictures that an earlier run wrote into `out_dir`, counted as ignored."""
+    sheet = _absolute(out_dir / SHEET)
+    overlays = _absolute(out_dir / OVERLAYS) + os.sep
+
+    def is_result(path: str) -> bool:
+        whole = _absolute(path)
+        return whole == sheet or (whole.startswith(overlays) and whole.endswith(OVERLAY_END))
+
+    paths = tuple(path for path in inputs.paths if not is_result(path))
+    ignored = inputs.ignored + len(inputs.paths) - len(paths)
+    return replace(inputs, paths=paths, ignored=ignored)
 
 
 def localize_into(
@@ -103,18 +130,25 @@ def localize_into(
     settings = _settings(localizer, options)
     counts = {Localization: 0, Failure: 0}
     with Journal(options.out_dir, settings, resume=options.resume) as journal:
-        todo = (path for path in inputs.paths if path not in journal.done)
-        for result in _results(localizer, inputs, todo, wanted, options, workers):
-            journal.append(_record(result))
-            counts[type(result)] += 1
-            on_result(result)
+        done = {_absolute(path) for path in journal.done}
+        todo = tuple(path for path in inputs.paths if _absolute(path) not in done)
+        with closing(_results(localizer, inputs, todo, wanted, options, workers)) as results:
+            for result in results:
+                journal.append(record_of(result))
+                counts[type(result)] += 1
+                on_result(result)
         journal.finish()
     written = _finish(localizer, inputs, wanted, options, journal.results)
-    earlier = sum(path in journal.done for path in inputs.paths)
+    earlier = len(inputs.paths) - len(todo)
     return Summary(counts[Localization], counts[Failure], earlier, written)
 
 
-def _record(result: Result) -> Record:
+def _absolute(path: str | Path) -> str:
+    return os.path.normpath(Path(path).absolute())
+
+
+def record_of(result: Result) -> Record:
+    """The JSON-ready record of a result."""
     return failure_record(result) if isinstance(result, Failure) else to_record(result)
 
 
@@ -179,7 +213,7 @@ def _results(
     wanted: IntArray | int,
     options: RunOptions,
     workers: int | None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """The results of a run, their overlays already written."""
     yield from inputs.failures
     with _pool(workers) as pool:
@@ -201,6 +235,8 @@ def _with_overlay(result: Result, inputs: Expansion, out_dir: Path) -> Result:
         picture = result.draw()
     except GapcamError as error:
         return Failure(result.name, error)
+    if max(picture.size) > LONGEST_JPEG_SIDE:
+        picture.thumbnail((LONGEST_JPEG_SIDE, LONGEST_JPEG_SIDE))
     with replacing(path, binary=True) as out:
         picture.save(out, "JPEG", quality=OVERLAY_QUALITY)
     return result
@@ -209,12 +245,19 @@ def _with_overlay(result: Result, inputs: Expansion, out_dir: Path) -> Result:
 def overlay_path(inputs: Expansion, path: str, out_dir: Path) -> Path:
     """Where the overlay of a picture goes: `cat.jpg` to `overlays/cat_cam.jpg`.
 
-    Other suffixes stay in the name (`cat.png` to `cat_png_cam.jpg`), so that no two meet.
+    Other suffixes stay in the name (`cat.png` to `cat_png_cam.jpg`), and so does that of
+    `cat_png.jpg`, so that no two meet. Names too long for a file are cut and get a hash.
     """
     relative = inputs.relative(path)
-    suffix = relative.suffix
-    kept = "" if suffix == ".jpg" else suffix.replace(".", "_")
-    return out_dir / "overlays" / relative.with_name(f"{relative.stem}{kept}_cam.jpg")
+    stem, suffix = relative.stem, relative.suffix
+    like_another = f".{stem.rpartition('_')[2].lower()}" in PICTURE_SUFFIXES
+    kept = "" if suffix == ".jpg" and not like_another else suffix.replace(".", "_")
+    name = f"{stem}{kept}{OVERLAY_END}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(relative.name)).hexdigest()[:12]
+        start = os.fsencode(stem)[: LONGEST_NAME // 2].decode("utf-8", "ignore")
+        name = f"{start}_{digest}{OVERLAY_END}"
+    return out_dir / OVERLAYS / relative.with_name(name)
 
 
 def _finish(
@@ -235,7 +278,7 @@ def _finish(
         )
         written.append(options.out_dir)
     if options.overlays:
-        written.append(options.out_dir / "overlays")
+        written.append(options.out_dir / OVERLAYS)
         if len(inputs.paths) > 1:
             written.append(_write_sheet(localizer, inputs, wanted, options.out_dir))
     return tuple(written)
@@ -247,7 +290,7 @@ def _write_sheet(
     """The first pictures as one grid. They are localized again, so that a resumed run has all."""
     first = localize_many(localizer, inputs.paths[:SHEET_TILES], wanted)
     sheet = contact_sheet_from_tiles([tile_image(r) for r in first], total=len(inputs.paths))
-    path = out_dir / "contact_sheet.jpg"
+    path = out_dir / SHEET
     with replacing(path, binary=True) as out:
         sheet.save(out, "JPEG", quality=OVERLAY_QUALITY)
     return path

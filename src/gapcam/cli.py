@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gapcam.types import ArgumentError, Failure, GapcamError, Localization
+from gapcam.types import ArgumentError, Failure, GapcamError, Localization, OutputError
 
 if TYPE_CHECKING:
     from gapcam.batch import Result, RunOptions
@@ -178,17 +180,17 @@ def localize(
         if out is None:
             failed = _print_results(localizer, inputs, names, top, format)
         else:
-            from gapcam.batch import RunOptions
+            from gapcam.batch import RunOptions, without_results
 
             converter = None if format in (None, Format.jsonl) else format.value
             options = RunOptions(out, names, top, converter, overlays, resume)
-            failed = _write_results(localizer, inputs, options)
+            failed = _write_results(localizer, without_results(inputs, out), options)
         raise typer.Exit(SOME_FAILED if failed else DONE)
 
 
 @app.command()
 def models(check: CheckOption = False) -> None:
-    """List the models and recipes that are available, and whether each model is built."""
+    """List models and recipes; --check proves the maps."""
     with _reporting_errors():
         from gapcam.localizer import load
         from gapcam.models import embedded
@@ -197,14 +199,14 @@ def models(check: CheckOption = False) -> None:
         proof = load(tell=_tell).check() if check else None
         card = embedded.model_card(DEFAULT)
         path = embedded.model_path(card)
-        console = _console()
         state = f"built: {path}" if path.is_file() else f"built at first use into {path.parent}"
-        console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
-        console.print(escape(state), soft_wrap=True)
-        console.print(_recipe_table(RECIPES.values()))
-        if proof is not None:
-            console.print(escape(str(proof)), soft_wrap=True)
-            raise typer.Exit(DONE if proof.exact else SOME_FAILED)
+        with _printing() as console:
+            console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
+            console.print(escape(state), soft_wrap=True)
+            console.print(_recipe_table(RECIPES.values()))
+            if proof is not None:
+                console.print(escape(str(proof)), soft_wrap=True)
+        raise typer.Exit(DONE if proof is None or proof.exact else SOME_FAILED)
 
 
 def _recipe_table(recipes: Any) -> Table:
@@ -244,44 +246,38 @@ def _print_results(
     format: Format | None,  # noqa: A002
 ) -> int:
     """Results to standard output, a picture at a time; returns how many failed."""
-    from gapcam.batch import localize_many
-    from gapcam.formats import failure_record, record_line, to_record
+    from gapcam.batch import localize_many, record_of
+    from gapcam.formats import record_line
 
     wanted = localizer.wanted(classes, top)
-    console = _console()
     failed = 0
-    for result in _chained(inputs, localize_many(localizer, inputs.paths, wanted)):
-        if isinstance(result, Failure):
-            failed += 1
-            _complain(result.error)
+    with closing(localize_many(localizer, inputs.paths, wanted)) as results:
+        for result in chain(inputs.failures, results):
+            if isinstance(result, Failure):
+                failed += 1
+                _complain(result.error)
             if format is not None:
-                sys.stdout.write(record_line(failure_record(result)))
-        elif format is not None:
-            sys.stdout.write(record_line(to_record(result)))
-        else:
-            _print_table(console, result)
+                with _printing(encoding="utf-8"):
+                    sys.stdout.write(record_line(record_of(result)))
+            elif isinstance(result, Localization):
+                _print_table(result)
     _say_ignored(inputs)
     return failed
-
-
-def _chained(inputs: Expansion, results: Iterator[Result]) -> Iterator[Result]:
-    yield from inputs.failures
-    yield from results
 
 
 def _write_results(localizer: Localizer, inputs: Expansion, options: RunOptions) -> int:
     """Results to a folder, with a progress bar on a terminal; returns how many failed."""
     from gapcam.batch import localize_into
 
-    single = len(inputs.paths) == 1
+    single: list[Localization] = []
     with _progress(len(inputs.paths)) as step:
 
         def on_result(result: Result) -> None:
             step()
             if isinstance(result, Failure):
                 _complain(result.error)
-            elif single:
-                _print_table(_console(), result)
+            elif len(inputs.paths) == 1:
+                single.append(result)
 
         done = localize_into(localizer, inputs, options, on_result)
     earlier = f", {done.earlier} done before" if options.resume else ""
@@ -290,13 +286,14 @@ def _write_results(localizer: Localizer, inputs: Expansion, options: RunOptions)
     for path in done.written:
         _tell(f"  {path}")
     _say_ignored(inputs)
+    for result in single:
+        _print_table(result)
     return done.failed
 
 
-def _print_table(console: Console, found: Localization) -> None:
+def _print_table(found: Localization) -> None:
     height, width = found.size_hw
     notes = "".join(f"  ({note})" for note in found.notes)
-    console.print(f"[bold]{escape(found.name)}[/]  {width} x {height}{notes}", soft_wrap=True)
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(justify="right", style="cyan")
     table.add_column()
@@ -306,7 +303,9 @@ def _print_table(console: Console, found: Localization) -> None:
         if d.box_xyxy is not None:
             box = "box " + " ".join(f"{v:.1f}" for v in d.box_xyxy)
         table.add_row(f"{d.score:.1%}", escape(d.label), box)
-    console.print(table)
+    with _printing() as console:
+        console.print(f"[bold]{escape(found.name)}[/]  {width} x {height}{notes}", soft_wrap=True)
+        console.print(table)
 
 
 def _say_ignored(inputs: Expansion) -> None:
@@ -318,8 +317,36 @@ def _pictures(count: int) -> str:
     return "picture" if count == 1 else "pictures"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False, emoji=False)
+    return _Console(stderr=stderr, highlight=False, emoji=False)
+
+
+@contextmanager
+def _printing(encoding: str | None = None) -> Iterator[Console]:
+    """Results to standard output at once, whatever is in a file name.
+
+    Raises:
+        OutputError: It cannot be written.
+        typer.Exit: The reader (head, less) has gone: there is nothing to say.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    try:
+        yield _console()
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(DONE) from error
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror}); "
+            "send it elsewhere, or use --out"
+        ) from error
 
 
 def _tell(text: str) -> None:
@@ -328,7 +355,7 @@ def _tell(text: str) -> None:
 
 
 def _complain(error: BaseException) -> None:
-    _tell(f"gapcam: {' '.join(str(error).split())}")
+    _tell(f"gapcam: {' '.join(str(error).splitlines())}")
 
 
 @contextmanager
@@ -362,10 +389,6 @@ def _reporting_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         _tell("gapcam: interrupted; with --out, add --resume to take the run up again")
         raise typer.Exit(INTERRUPTED) from error
-    except BrokenPipeError as error:
-        # The reader (head, less) has gone: nothing to say, and nothing more to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(DONE) from error
 
 
 def main() -> None:

@@ -43,14 +43,16 @@ class Journal:
         self._settings = folder / SETTINGS
         if resume:
             self._check_settings(settings)
-        elif self._partial.exists():
-            raise ArgumentError(
-                f"{folder} holds an unfinished run: add --resume to take it up, or delete "
-                f"{self._partial} to start anew"
-            )
         with output_errors(folder):
+            if not resume and self._partial.exists():
+                raise ArgumentError(
+                    f"{folder} holds an unfinished run: add --resume to take it up, or delete "
+                    f"{self._partial} to start anew"
+                )
             folder.mkdir(parents=True, exist_ok=True)
         self.done = self._take_up() if resume else frozenset()
+        with output_errors(self._partial):
+            self._partial.touch()  # before the settings, or old results could pass as made by them
         with replacing(self._settings) as out:
             out.write(json.dumps(settings, indent=2) + "\n")
         with output_errors(self._partial):
@@ -86,10 +88,10 @@ class Journal:
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         try:
-            earlier = json.loads(self._settings.read_text("utf-8"))
+            earlier = dict(json.loads(self._settings.read_text("utf-8")))
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ArgumentError(
                 f"{self._settings}: cannot be read ({error}); start anew in another folder"
             ) from error

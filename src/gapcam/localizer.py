@@ -190,7 +190,7 @@ class Localizer:
         Args:
             pictures: Of the recipe's input size.
             sources: What each was read from, kept in its result.
-            wanted: As `wanted` gives it.
+            wanted: As `wanted` gives it; or ids `[B, n]`, other classes for each picture.
         """
         if not pictures:
             return []
@@ -198,7 +198,7 @@ class Localizer:
         if isinstance(wanted, int):
             classes = top_classes(outputs.logits, wanted)
         else:
-            classes = np.broadcast_to(wanted, (len(pictures), len(wanted)))
+            classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
         maps, heat = self._maps_and_heat(outputs, classes)
         scores = np.take_along_axis(softmax(outputs.logits), classes, axis=1)
         return [
@@ -291,10 +291,12 @@ class Localizer:
         for label, names in zip(self.card.labels, self.card.aliases, strict=True):
             for other in names[1:]:
                 known.setdefault(_plain(other), label)
-        holding = [text for text in known if asked and asked in text]
-        near = difflib.get_close_matches(asked, known, n=4, cutoff=0.7) + holding
+        with_the_word = [text for text in known if asked in text.split()]
+        near = with_the_word + difflib.get_close_matches(asked, known, n=4, cutoff=0.7)
         close = list(dict.fromkeys(known[text] for text in near))[:4]
-        return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        if close:
+            return f"; did you mean {' or '.join(map(repr, close))}?"
+        return "; see Localizer.card.labels"
 
     def check(self, sources: Iterable[PictureSource] | None = None) -> Proof:
         """Prove the maps on real pictures: every class of each is compared with its score.
@@ -349,6 +351,8 @@ def load(
         ArgumentError: An unknown model or recipe name.
         ModelError: The model cannot be loaded or built.
     """
+    if threads < 0:
+        raise ArgumentError(f"threads: expected 0 (one a core) or more, got {threads}")
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     if model is None or model == embedded.NAME:
         path = embedded.ensure_built(DEFAULT, tell)

@@ -15,7 +15,7 @@ DEFAULT = Recipe(
     input_size_hw=(224, 224),
     refine="affinity",
     normalize="minmax",
-    threshold=0.48,
+    threshold=0.46,
     source="ours: docs/decisions/0001-default-recipe.md",
     chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
 )

@@ -1,0 +1,167 @@
+"""How much do maps and boxes cost, how fast is a folder, how long is the start?
+
+    python benchmarks/speed.py
+
+Everything that is compared is timed in turn within one run; ratios are medians of the rounds.
+The pictures are the sample photographs (about 500 x 400), and the same enlarged to 4000 x 3000.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+import gapcam
+from gapcam.batch import RunOptions, localize_into
+from gapcam.engines.onnx import OnnxEngine
+from gapcam.paths import expand_paths
+
+RESULTS = Path(__file__).parent / "results" / "speed.json"
+ROUNDS = 15
+BATCH = 16
+FOLDER_ROUNDS = 5
+START_ROUNDS = 7
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turn(works: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
+    """Seconds `[rounds, works]`, each round all works in turn; one more round warms up."""
+    return np.array([[seconds(work) for work in works] for _ in range(rounds + 1)])[1:]
+
+
+def map_cost(recipe: str) -> dict[str, float]:
+    """Forward, top-5 maps and boxes against the same engine's plain forward, batch 16."""
+    localizer = gapcam.load(recipe=recipe)
+    engine = localizer.engine
+    assert isinstance(engine, OnnxEngine)
+    paths = [*gapcam.sample_pictures()] * (BATCH // 4)
+    pictures = [localizer.read(path) for path in paths]
+    pixels = np.stack([picture.pixels for picture in pictures])
+    times = in_turn(
+        [
+            lambda: engine.run_logits(pixels),
+            lambda: localizer.localize(pictures, paths, 5),
+        ],
+        ROUNDS,
+    )
+    return {
+        "plain_forward_ms_per_picture": 1e3 * float(np.median(times[:, 0])) / BATCH,
+        "localize_top5_over_plain_forward": float(np.median(times[:, 1] / times[:, 0])),
+    }
+
+
+def folder_throughput(folder: Path) -> dict[str, float]:
+    """JPEG files in, JSONL out, against decoding alone and forward alone."""
+    localizer = gapcam.load()
+    engine = localizer.engine
+    assert isinstance(engine, OnnxEngine)
+    inputs = expand_paths([str(folder)])
+    pixels = np.stack([localizer.read(path).pixels for path in inputs.paths[:BATCH]])
+    batches = len(inputs.paths) // BATCH
+
+    def decode() -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(localizer.read, inputs.paths):
+                pass
+
+    def forward() -> None:
+        for _ in range(batches):
+            engine.run_logits(pixels)
+
+    def pipeline() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            localize_into(localizer, inputs, RunOptions(Path(out), overlays=False))
+
+    times = in_turn([decode, forward, pipeline], FOLDER_ROUNDS)
+    slower = times[:, :2].max(1)
+    one_after_the_other = times[:, :2].sum(1)
+    return {
+        "pictures": len(inputs.paths),
+        "decode_alone_per_s": len(inputs.paths) / float(np.median(times[:, 0])),
+        "forward_alone_per_s": len(inputs.paths) / float(np.median(times[:, 1])),
+        "pipeline_per_s": len(inputs.paths) / float(np.median(times[:, 2])),
+        "pipeline_over_slower": float(np.median(slower / times[:, 2])),
+        "pipeline_over_both_in_turn": float(np.median(one_after_the_other / times[:, 2])),
+    }
+
+
+def make_folder(folder: Path, copies: int, size_wh: tuple[int, int] | None) -> None:
+    """`copies` of every sample photograph, resized when a size is given."""
+    for path in gapcam.sample_pictures():
+        image = Image.open(path)
+        data = path.read_bytes()
+        if size_wh is not None:
+            image.resize(size_wh, Image.Resampling.LANCZOS).save(folder / "large.jpg", quality=90)
+            data = (folder / "large.jpg").read_bytes()
+            (folder / "large.jpg").unlink()
+        for i in range(copies):
+            (folder / f"{path.stem}_{i:03}.jpg").write_bytes(data)
+
+
+def start_up() -> dict[str, float]:
+    """Import, and one picture from the command line with a built model."""
+    cat = str(next(p for p in gapcam.sample_pictures() if p.stem == "cat"))
+    commands = (
+        [sys.executable, "-c", "pass"],
+        [sys.executable, "-c", "import gapcam"],
+        [sys.executable, "-m", "gapcam", "localize", cat],
+    )
+    runs = np.array([[wall_and_peak(c) for c in commands] for _ in range(START_ROUNDS)])
+    return {
+        "import_gapcam_s": float(np.median(runs[:, 1, 0] - runs[:, 0, 0])),
+        "localize_one_picture_s": float(np.median(runs[:, 2, 0])),
+        "localize_one_picture_peak_mb": float(np.median(runs[:, 2, 1])),
+    }
+
+
+def wall_and_peak(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak resident megabytes of a child process."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, command
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Run, print, store."""
+    results: dict[str, object] = {
+        "conditions": {
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "onnxruntime": onnxruntime.__version__,
+        }
+    }
+    for recipe in gapcam.RECIPES:
+        results[f"map cost, {recipe}, batch {BATCH}"] = map_cost(recipe)
+    for name, copies, size_wh in (("photos", 80, None), ("12 megapixels", 16, (4000, 3000))):
+        with tempfile.TemporaryDirectory() as folder:
+            make_folder(Path(folder), copies, size_wh)
+            results[f"folder, {name}"] = folder_throughput(Path(folder))
+    results["start-up"] = start_up()
+    text = json.dumps(results, indent=1)
+    print(text)
+    RESULTS.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

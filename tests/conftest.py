@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import gapcam
+
+ROOT = Path(__file__).parent.parent
+
+# The built model is kept between runs: its name holds a hash of all it is made from.
+os.environ.setdefault("GAPCAM_CACHE", str(ROOT / ".cache"))
+
+
+@pytest.fixture(scope="session")
+def localizer() -> gapcam.Localizer:
+    """The embedded model with its default recipe."""
+    return gapcam.load()
+
+
+@pytest.fixture(scope="session")
+def cat() -> Path:
+    return next(path for path in gapcam.sample_pictures() if path.name == "cat.jpg")

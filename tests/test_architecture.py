@@ -1,0 +1,96 @@
+"""The import rule, the size of files, the public names and the lightness of the import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gapcam
+
+PACKAGE = Path(gapcam.__file__).parent
+LONGEST_FILE = 400
+
+LEAVES = {"types", "resample"}
+STAGES = {"images", "paths", "engines", "models", "maps", "refine", "boxes", "recipes", "metrics"}
+MAY_IMPORT = {
+    "types": {"draw"},  # inside Localization.draw only
+    "resample": {"types"},
+    **dict.fromkeys(STAGES, LEAVES),
+    "metrics": set(),
+    "outputs": {"types"},
+    "localizer": LEAVES | STAGES - {"metrics", "paths"},
+    "draw": LEAVES | {"images"},
+    "formats": {"types", "outputs"},
+    "journal": {"types", "outputs", "formats"},
+    "batch": LEAVES | {"localizer", "draw", "formats", "journal", "outputs", "paths"},
+    "cli": LEAVES | STAGES | {"batch", "formats", "localizer"},
+    "__main__": {"cli"},
+    "__init__": LEAVES | {"draw", "localizer", "recipes"},
+}
+HEAVY = {"torch", "onnx", "onnxscript"}
+HEAVY_ALLOWED = {
+    "engines/torch.py",
+    "models/efficientnet_lite.py",
+    "models/export.py",
+    "models/graph.py",
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def part(path: Path) -> str:
+    """The module or sub-package of gapcam that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_data_flows_one_way(path: Path):
+    own = part(path)
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("gapcam.")}
+    used -= {own, "__version__"}
+    assert used <= MAY_IMPORT[own], f"{own} imports {sorted(used - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_short(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def test_only_building_and_the_torch_engine_import_heavy_libraries():
+    importers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in SOURCES
+        if {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+    }
+    assert importers <= HEAVY_ALLOWED
+
+
+def test_public_names_are_importable_and_documented():
+    assert set(gapcam.__all__) == set(gapcam._HOME)
+    for name in gapcam.__all__:
+        assert getattr(gapcam, name) is not None
+        assert name in dir(gapcam)
+    assert len(gapcam.__all__) == 10
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        gapcam.nonsense  # noqa: B018
+
+
+def test_the_import_is_light():
+    code = "import sys, gapcam; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in shown.stdout.split()}
+    assert not loaded & {"torch", "onnx", "onnxruntime", "cv2", "PIL", "numpy", "typer", "rich"}

@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import oracles
+from gapcam.boxes import Region, find_regions, region_mask, scale_box, scale_point
+from gapcam.recipes import PAPER
+from gapcam.types import Recipe
+
+EVERY = replace(PAPER, components="all", min_area_share=0)
+# Exact in float32, so that oracle and code cut at the same place.
+thresholds = st.sampled_from([0.125, 0.2109375, 0.5, 0.75])
+unit = st.floats(0, 1, width=32)
+some_heat = st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(
+    lambda hw: arrays(np.float32, hw, elements=unit)
+)
+
+# Many separate regions, some within the box of another.
+scattered_heat = arrays(
+    np.float32, (9, 9), elements=st.one_of(st.just(0.0), st.just(0.1), unit), fill=st.just(0.0)
+)
+
+
+def cut(threshold: float, recipe: Recipe = EVERY) -> Recipe:
+    return replace(recipe, threshold=threshold)
+
+
+def boxes(heat: np.ndarray, threshold: float) -> list[tuple[float, ...]]:
+    """The boxes of all regions, in an order that does not depend on ties."""
+    return sorted(region.box_xyxy for region in find_regions(heat, cut(threshold)))
+
+
+def one_region(heat: np.ndarray, threshold: float) -> Region:
+    (region,) = find_regions(np.asarray(heat, np.float32), cut(threshold))
+    return region
+
+
+def grid(rows: str) -> np.ndarray:
+    """A heat map drawn in digits: 9 is 0.9, a dot is 0."""
+    return np.array(
+        [[0 if c == "." else int(c) / 10 for c in row] for row in rows.split()], np.float32
+    )
+
+
+def gaussian(size: int, sigma: float, centre_xy: tuple[float, float]) -> np.ndarray:
+    places = np.arange(size) + 0.5
+    x, y = (np.exp(-((places - c) ** 2) / (2 * sigma**2)) for c in centre_xy)
+    return np.outer(y, x).astype(np.float32)
+
+
+# --- where the sides are -----------------------------------------------------------------------
+
+
+@given(st.one_of(some_heat, scattered_heat), thresholds)
+@settings(deadline=None, max_examples=120)
+def test_boxes_bound_the_bilinear_surface_above_the_threshold(heat, threshold):
+    h, w = heat.shape
+    found = find_regions(heat, cut(threshold))
+    expected = oracles.sampled_regions(heat, threshold)
+    assert len(found) == len(expected)
+    by_cell = {cell: truth for truth in expected for cell in truth.cells}
+    for region in found:
+        truth = by_cell[math.floor(region.peak_xy[1]), math.floor(region.peak_xy[0])]
+        assert region.area == truth.area
+        ends = zip(region.box_xyxy, truth.box_xyxy, (-1, -1, 1, 1), (0, 0, w, h), strict=True)
+        for side, sample, outward, border in ends:
+            beyond = (side - sample) * outward  # how far outside the last sample within
+            assert -1e-6 <= beyond <= truth.pitch + 1e-6
+            if abs(border - sample) < truth.pitch:
+                assert side == border
+
+
+def test_a_tent_crosses_the_threshold_where_its_slope_says():
+    # 1 - 0.25 |x - 4.5|: 0.4 is reached 2.4 away from the middle
+    tent = 1 - 0.25 * np.abs(np.arange(9) + 0.5 - 4.5)
+    region = one_region(np.maximum(tent, 0)[None], 0.4)
+    assert region.box_xyxy == pytest.approx((2.1, 0, 6.9, 1), abs=1e-6)
+    assert region.peak_xy == (4.5, 0.5)
+    assert region.area == 5
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.42, 0.48, 0.7, 0.95])
+@pytest.mark.parametrize(("slope_x", "slope_y"), [(0.25, 0.25), (0.2, 0.125), (0.1, 0.3)])
+def test_a_separable_tent_has_the_analytic_box(slope_x, slope_y, threshold):
+    places = np.arange(32) + 0.5
+    x = np.maximum(1 - slope_x * np.abs(places - 14.5), 0)
+    y = np.maximum(1 - slope_y * np.abs(places - 17.5), 0)
+    # the foot of a tent lies between samples: stay where it is straight
+    assume_straight = threshold > max(slope_x, slope_y)
+    reach_x, reach_y = (1 - threshold) / slope_x, (1 - threshold) / slope_y
+    box = one_region(np.outer(y, x), threshold).box_xyxy
+    expected = (14.5 - reach_x, 17.5 - reach_y, 14.5 + reach_x, 17.5 + reach_y)
+    assert box == pytest.approx(expected, abs=1e-5 if assume_straight else 0.5)
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.35, 0.48, 0.8])
+def test_a_cone_has_the_analytic_box(threshold):
+    # along the grid lines through its tip a cone is a tent
+    places = np.arange(41) + 0.5 - 20.5
+    cone = np.maximum(1 - np.hypot(places[None], places[:, None]) / 16, 0)
+    reach = 16 * (1 - threshold)
+    expected = (20.5 - reach, 20.5 - reach, 20.5 + reach, 20.5 + reach)
+    assert one_region(cone, threshold).box_xyxy == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.48, 0.8])
+@pytest.mark.parametrize("centre", [(100.5, 100.5), (97.2, 108.9)])
+def test_a_gaussian_on_a_fine_grid_ends_where_its_formula_says(threshold, centre):
+    sigma = 18.0
+    box = one_region(gaussian(200, sigma, centre), threshold).box_xyxy
+    reach = sigma * math.sqrt(2 * math.log(1 / threshold))
+    x, y = centre
+    expected = (x - reach, y - reach, x + reach, y + reach)
+    assert box == pytest.approx(expected, abs=0.02)
+
+
+def test_a_region_beside_a_sharp_edge_ends_between_the_two_samples():
+    heat = grid("..... .999. .999. .....")
+    # 0.9 falls to 0 in one cell: 0.45 is half way from centre to centre
+    assert one_region(heat, 0.45).box_xyxy == pytest.approx((1, 1, 4, 3), abs=1e-6)
+    # 0.3 is two thirds of the way
+    assert one_region(heat, 0.3).box_xyxy == pytest.approx((5 / 6, 5 / 6, 25 / 6, 19 / 6), abs=1e-6)
+
+
+def test_the_line_that_reaches_farthest_counts():
+    # row 1 stays above 0.5 for 0.8 of the way to its neighbour, row 0 for 0.4 of it
+    heat = np.array([[0.7, 0.2, 0], [0.9, 0.4, 0]], np.float32)
+    assert one_region(heat, 0.5).box_xyxy == pytest.approx((0, 0, 1.3, 2), abs=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.42, 0.48, 0.52])
+def test_thresholds_that_float32_rounds_do_not_move_a_box(threshold):
+    heat = gaussian(14, 2.5, (6.3, 7.7))
+    box, near = (one_region(heat, t).box_xyxy for t in (threshold, float(np.float32(threshold))))
+    assert box == pytest.approx(near, abs=1e-6)
+
+
+# --- symmetry ----------------------------------------------------------------------------------
+
+
+@given(some_heat, thresholds)
+@settings(deadline=None, max_examples=80)
+def test_flipping_the_heat_mirrors_the_boxes(heat, threshold):
+    h, w = heat.shape
+    found = boxes(heat, threshold)
+    mirrored = sorted((w - x1, y0, w - x0, y1) for x0, y0, x1, y1 in found)
+    turned = sorted((x0, h - y1, x1, h - y0) for x0, y0, x1, y1 in found)
+    np.testing.assert_allclose(boxes(heat[:, ::-1], threshold), mirrored, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(boxes(heat[::-1], threshold), turned, rtol=1e-9, atol=1e-12)
+
+
+@given(some_heat, thresholds)
+@settings(deadline=None, max_examples=60)
+def test_transposing_the_heat_swaps_the_axes(heat, threshold):
+    swapped = sorted((y0, x0, y1, x1) for x0, y0, x1, y1 in boxes(heat, threshold))
+    assert boxes(heat.T, threshold) == swapped
+    assert boxes(np.ascontiguousarray(heat.T), threshold) == swapped
+
+
+@given(arrays(np.float32, (4, 5), elements=unit), thresholds, st.integers(1, 9), st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_moving_a_blob_by_whole_cells_moves_its_boxes_by_that(blob, threshold, right, down):
+    canvas = np.zeros((16, 17), np.float32)
+    here, there = canvas.copy(), canvas.copy()
+    here[1:5, 1:6] = blob
+    there[1 + down : 5 + down, 1 + right : 6 + right] = blob
+    moved = [
+        (x0 + right, y0 + down, x1 + right, y1 + down) for x0, y0, x1, y1 in boxes(here, threshold)
+    ]
+    np.testing.assert_allclose(boxes(there, threshold), sorted(moved), rtol=1e-12)
+
+
+# --- the border --------------------------------------------------------------------------------
+
+
+def test_a_region_at_an_edge_reaches_it_exactly():
+    heat = grid("93... 3.... ....3 ...39")
+    first, second = sorted(boxes(heat, 0.2))
+    assert first[:2] == (0.0, 0.0)
+    assert second[2:] == (5.0, 4.0)
+    assert max(first[2:]) < 3
+    assert min(second[:2]) > 1
+
+
+def test_a_map_that_is_hot_everywhere_is_the_whole_grid():
+    region = one_region(np.full((3, 7), 0.21), 0.2)
+    assert region.box_xyxy == (0.0, 0.0, 7.0, 3.0)
+    assert region.area == 21
+    assert one_region(np.ones((1, 1)), 0.999).box_xyxy == (0.0, 0.0, 1.0, 1.0)
+
+
+@given(some_heat, thresholds)
+@settings(deadline=None, max_examples=60)
+def test_a_box_lies_in_the_grid_and_holds_its_samples(heat, threshold):
+    h, w = heat.shape
+    found = find_regions(heat, cut(threshold))
+    assert sum(region.area for region in found) == (heat > threshold).sum()
+    for region in found:
+        x0, y0, x1, y1 = region.box_xyxy
+        assert 0 <= x0 < region.peak_xy[0] < x1 <= w
+        assert 0 <= y0 < region.peak_xy[1] < y1 <= h
+
+
+# --- which cells make a region -----------------------------------------------------------------
+
+
+def test_a_single_hot_cell_is_a_region_of_its_own():
+    heat = np.zeros((5, 6), np.float32)
+    heat[2, 3] = 1
+    region = one_region(heat, 0.25)
+    assert region.box_xyxy == (2.75, 1.75, 4.25, 3.25)
+    assert region.peak_xy == (3.5, 2.5)
+    assert region.area == 1
+
+
+def test_cells_that_touch_at_a_corner_are_one_region():
+    diagonal = np.eye(5, dtype=np.float32)
+    region = one_region(diagonal, 0.75)  # the saddles between the cells lie below
+    assert region.box_xyxy == (0, 0, 5, 5)
+    assert region.area == 5
+    assert len(find_regions(diagonal[::-1], cut(0.75))) == 1
+    checkerboard = (np.indices((6, 7)).sum(0) % 2).astype(np.float32)
+    assert one_region(checkerboard, 0.5).area == 21
+
+
+def test_the_threshold_is_exclusive():
+    heat = np.full((3, 3), 0.5, np.float32)
+    assert find_regions(heat, cut(0.5)) == ()
+    heat[1, 1] = np.nextafter(np.float32(0.5), np.float32(1))
+    region = one_region(heat, 0.5)
+    assert region.area == 1
+    assert region.box_xyxy == pytest.approx((0.5, 0.5, 2.5, 2.5))
+
+
+@pytest.mark.parametrize("components", ["largest", "all"])
+def test_nothing_above_the_threshold_gives_no_region(components):
+    recipe = replace(PAPER, components=components)
+    for heat in (np.zeros((7, 7)), np.full((7, 7), 0.1), np.full((2, 1), np.nan)):
+        assert find_regions(heat.astype(np.float32), recipe) == ()
+
+
+def test_a_region_inside_the_box_of_another_changes_neither():
+    heat = grid("""
+        5...9.
+        5...81
+        5.....
+        5.....
+        555555
+        5.....
+    """)
+    heat[0, 5] = 0.19
+    bent = heat.copy()
+    bent[:2, 4:] = 0
+    spot = heat - bent
+    around, inside = find_regions(heat, cut(0.2))
+    assert around == one_region(bent, 0.2)
+    assert inside == one_region(spot, 0.2)
+    assert around.peak_xy == (0.5, 0.5)
+    assert inside.peak_xy == (4.5, 0.5)
+
+
+# Areas 6, 1, 3 and 2 in reading order: 12 cells.
+FOUR = grid("""
+    55..9....
+    55....3..
+    55....33.
+    .........
+    ...77....
+""")
+
+
+def test_the_largest_region_is_the_one_with_most_cells_not_the_hottest():
+    (region,) = find_regions(FOUR, PAPER)
+    assert region.area == 6
+    assert FOUR.max() > 0.5
+
+
+def test_all_regions_come_largest_first():
+    assert [region.area for region in find_regions(FOUR, EVERY)] == [6, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "areas"),
+    [(0.05, [6, 3, 2, 1]), (0.1, [6, 3, 2]), (0.25, [6, 3]), (0.26, [6]), (0.5, [6])],
+)
+def test_components_below_the_share_of_the_total_area_are_left_out(share, areas):
+    recipe = replace(EVERY, min_area_share=share)
+    assert [region.area for region in find_regions(FOUR, recipe)] == areas
+
+
+def test_many_small_regions_do_not_leave_out_one_another_to_the_last():
+    """25 cells of 4 % each, none above the share: still there is something to show."""
+    heat = np.zeros((9, 9), np.float32)
+    heat[::2, ::2] = 1
+    found = find_regions(heat, replace(PAPER, components="all"))
+    assert found != (), "heat 1 at 25 places gives no box at all"
+
+
+@given(some_heat, thresholds)
+@settings(deadline=None, max_examples=60)
+def test_the_peak_is_the_centre_of_the_hottest_cell_of_its_region(heat, threshold):
+    cells_of = oracles.components(heat > threshold)
+    found = find_regions(heat, cut(threshold))
+    assert [r.area for r in found] == sorted((len(cells) for cells in cells_of), reverse=True)
+    for region in found:
+        x, y = region.peak_xy
+        assert (x % 1, y % 1) == (0.5, 0.5)
+        (cells,) = (cells for cells in cells_of if (math.floor(y), math.floor(x)) in cells)
+        assert heat[math.floor(y), math.floor(x)] == max(heat[cell] for cell in cells)
+
+
+# --- masks -------------------------------------------------------------------------------------
+
+sides = st.integers(1, 60)
+
+
+def peak_cell(region: Region) -> tuple[int, int]:
+    return math.floor(region.peak_xy[1]), math.floor(region.peak_xy[0])
+
+
+@given(some_heat, thresholds, sides, sides)
+@settings(deadline=None, max_examples=120)
+def test_a_mask_holds_the_pixels_whose_centres_lie_in_the_region(heat, threshold, height, width):
+    size_hw = (height, width)
+    surface = oracles.bilinear_surface(heat, size_hw)
+    decided = np.abs(surface - threshold) > 1e-5  # closer than this, rounding decides
+    for region in find_regions(heat, cut(threshold)):
+        found = region_mask(heat, threshold, region.peak_xy, size_hw)
+        assert found.dtype == bool
+        assert found.shape == size_hw
+        expected = oracles.region_pixels(heat, threshold, peak_cell(region), size_hw)
+        np.testing.assert_array_equal(found[decided], expected[decided])
+
+
+@given(
+    arrays(np.int64, (4, 8), elements=st.integers(0, 16)),
+    st.sampled_from([0.25, 0.5, 0.8125]),
+    st.sampled_from([(4, 8), (8, 16), (16, 32), (64, 8), (4, 128), (2, 4), (1, 1)]),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_mask_is_exact_to_the_pixel_where_arithmetic_is_exact(sixteenths, threshold, size_hw):
+    heat = (sixteenths / 16).astype(np.float32)
+    for region in find_regions(heat, cut(threshold)):
+        found = region_mask(heat, threshold, region.peak_xy, size_hw)
+        expected = oracles.region_pixels(heat, threshold, peak_cell(region), size_hw)
+        np.testing.assert_array_equal(found, expected)
+
+
+def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The half-open box around the pixels of a mask."""
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+@given(
+    st.tuples(st.floats(3, 9), st.floats(3, 9)),
+    st.floats(1.5, 3),
+    st.sampled_from([0.2, 0.48, 0.7]),
+    st.integers(12, 300),
+    st.floats(0.75, 1.33),
+)
+@settings(deadline=None, max_examples=80)
+def test_the_box_of_a_mask_is_the_box_of_its_region_within_a_pixel(
+    centre, sigma, threshold, width, aspect
+):
+    heat = gaussian(12, sigma, centre)
+    heat /= heat.max()
+    region = one_region(heat, threshold)
+    size_hw = (max(12, round(width * aspect)), width)
+    mask = region_mask(heat, threshold, region.peak_xy, size_hw)
+    box = scale_box(region.box_xyxy, heat.shape, size_hw)
+    assert mask_box(mask) == pytest.approx(box, abs=1)
+
+
+@given(some_heat, thresholds, sides, sides)
+@settings(deadline=None, max_examples=60)
+def test_no_pixel_of_a_mask_but_that_of_the_peak_has_its_centre_outside_the_box(
+    heat, threshold, height, width
+):
+    for region in find_regions(heat, cut(threshold)):
+        mask = region_mask(heat, threshold, region.peak_xy, (height, width))
+        peak_x, peak_y = scale_point(region.peak_xy, heat.shape, (height, width))
+        mask[math.floor(peak_y), math.floor(peak_x)] = False
+        x0, y0, x1, y1 = scale_box(region.box_xyxy, heat.shape, (height, width))
+        rows, columns = (places + 0.5 for places in np.nonzero(mask))
+        assert (x0 - 1e-3 <= columns).all()
+        assert (columns <= x1 + 1e-3).all()
+        assert (y0 - 1e-3 <= rows).all()
+        assert (rows <= y1 + 1e-3).all()
+
+
+@given(some_heat, thresholds, st.sampled_from([3, 5, 9]))
+@settings(deadline=None, max_examples=60)
+def test_with_pixels_on_the_grid_lines_any_mask_has_the_box_of_its_region(heat, threshold, factor):
+    assume((np.abs(oracles.bilinear_surface(heat, heat.shape) - threshold) > 1e-5).all())
+    size_hw = (heat.shape[0] * factor, heat.shape[1] * factor)
+    assume((np.abs(oracles.bilinear_surface(heat, size_hw) - threshold) > 1e-5).all())
+    for region in find_regions(heat, cut(threshold)):
+        mask = region_mask(heat, threshold, region.peak_xy, size_hw)
+        box = scale_box(region.box_xyxy, heat.shape, size_hw)
+        assert mask_box(mask) == pytest.approx(box, abs=0.5 + 1e-4)
+
+
+def test_a_mask_leaves_the_other_regions_out():
+    found = find_regions(FOUR, EVERY)
+    size_hw = (100, 180)
+    masks = [region_mask(FOUR, 0.2, region.peak_xy, size_hw) for region in found]
+    assert (np.sum(masks, axis=0) <= 1).all()
+    everything = oracles.bilinear_surface(FOUR, size_hw) > 0.2
+    assert np.sum(masks) == everything.sum()
+    for region, mask in zip(found, masks, strict=True):
+        x0, y0, x1, y1 = scale_box(region.box_xyxy, FOUR.shape, size_hw)
+        ys, xs = np.nonzero(mask)
+        assert x0 <= xs.min() + 0.5 < xs.max() + 0.5 <= x1
+        assert y0 <= ys.min() + 0.5 < ys.max() + 0.5 <= y1
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.3, 0.42, 0.48, 0.52])
+@pytest.mark.parametrize("number", [float, np.float64])
+def test_a_plateau_next_door_never_leaks_into_a_mask(threshold, number):
+    """Whatever the threshold's type: np.linspace and array items are np.float64."""
+    heat = np.zeros((7, 7), np.float32)
+    heat[0, 0] = 1
+    heat[3:6, 3:6] = 0.9
+    for size in range(20, 130, 13):
+        mask = region_mask(heat, number(threshold), (0.5, 0.5), (size, size))
+        leaked = int(mask[size * 2 // 7 + 1 :].sum())
+        assert leaked == 0, f"{leaked} pixels of the other region at {size} x {size}"
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 500), (500, 1), (2, 3), (224, 224), (3, 40000)])
+def test_the_pixel_of_the_peak_is_always_in_the_mask(size_hw):
+    heat = np.zeros((7, 9), np.float32)
+    for row, column in ((0, 0), (3, 4), (6, 8), (2, 7)):
+        heat[:] = 0
+        heat[row, column] = 1
+        region = one_region(heat, 0.99)
+        mask = region_mask(heat, 0.99, region.peak_xy, size_hw)
+        assert mask.shape == size_hw
+        x, y = scale_point(region.peak_xy, heat.shape, size_hw)
+        assert mask[math.floor(y), math.floor(x)]
+
+
+def test_a_mask_of_the_grid_size_is_the_cells_of_the_region():
+    (region, *_) = find_regions(FOUR, EVERY)
+    mask = region_mask(FOUR, 0.2, region.peak_xy, (FOUR.shape[0], FOUR.shape[1]))
+    expected = np.zeros(FOUR.shape, bool)
+    expected[:3, :2] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_making_a_mask_leaves_the_heat_as_it_is():
+    heat = FOUR.copy()
+    heat.flags.writeable = False
+    region_mask(heat, 0.2, (0.5, 0.5), (30, 30))
+    np.testing.assert_array_equal(heat, FOUR)
+
+
+# --- from grid to picture ----------------------------------------------------------------------
+
+some_size = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
+
+
+@pytest.mark.parametrize("cells", [7, 14, 20, 28, 40, 56, 80])
+def test_the_whole_grid_is_the_whole_picture_exactly(cells):
+    """The default recipe's grid is 56 x 56; no box may end beyond its picture, however little."""
+    grid_hw, whole = (cells, cells), (0.0, 0.0, float(cells), float(cells))
+    off = [side for side in range(1, 5001) if scale_box(whole, grid_hw, (9, side))[2] != side]
+    off += [side for side in range(1, 5001) if scale_box(whole, grid_hw, (side, 9))[3] != side]
+    assert off == [], f"{len(off)} sides are off, the first ones {off[:5]}"
+
+
+@given(
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+    some_size,
+    some_size,
+)
+@settings(deadline=None, max_examples=60)
+def test_a_box_scales_by_the_ratio_of_the_sizes(shares, from_hw, to_hw):
+    sides_wh = (from_hw[1], from_hw[0]) * 2
+    box = tuple(share * side for share, side in zip(shares, sides_wh, strict=True))
+    ratios = (Fraction(to_hw[1], from_hw[1]), Fraction(to_hw[0], from_hw[0])) * 2
+    exact = [float(Fraction(v) * ratio) for v, ratio in zip(box, ratios, strict=True)]
+    found = scale_box(box, from_hw, to_hw)
+    assert found == pytest.approx(exact, rel=1e-15, abs=1e-300)
+    assert scale_box(found, to_hw, from_hw) == pytest.approx(box, rel=1e-14, abs=1e-300)
+
+
+@given(st.tuples(st.floats(0, 300), st.floats(0, 300)), some_size, some_size)
+@settings(deadline=None, max_examples=60)
+def test_a_point_scales_there_and_back_as_the_corner_of_a_box_does(point, from_hw, to_hw):
+    there = scale_point(point, from_hw, to_hw)
+    assert scale_point(there, to_hw, from_hw) == pytest.approx(point, rel=1e-14, abs=1e-300)
+    corner = scale_box((*point, *point), from_hw, to_hw)
+    assert corner == pytest.approx((*there, *there), rel=1e-14, abs=1e-300)
+
+
+def test_the_sides_of_a_picture_are_not_mixed_up():
+    assert scale_box((1, 2, 3, 4), (10, 5), (20, 50)) == (10, 4, 30, 8)
+    assert scale_point((1, 2), (10, 5), (20, 50)) == (10, 4)

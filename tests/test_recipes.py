@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+import gapcam
+from gapcam.recipes import DEFAULT, FINE, PAPER, RECIPES, recipe_named
+from gapcam.types import ArgumentError, GapcamError
+
+
+def test_the_recipes_are_default_fine_and_paper():
+    assert list(RECIPES) == ["default", "fine", "paper"]
+    assert [recipe.name for recipe in RECIPES.values()] == list(RECIPES)
+    assert (RECIPES["default"], RECIPES["fine"], RECIPES["paper"]) == (DEFAULT, FINE, PAPER)
+    assert gapcam.RECIPES is RECIPES
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_is_found_by_its_name(name: str):
+    assert recipe_named(name) is RECIPES[name]
+
+
+@pytest.mark.parametrize("name", ["Paper", "", "paper ", "deafult"])
+def test_an_unknown_name_is_refused_and_the_names_are_listed(name: str):
+    with pytest.raises(ArgumentError) as caught:
+        recipe_named(name)
+    expected = f"recipe {name!r} is unknown: expected one of default, fine, paper"
+    assert str(caught.value) == expected
+    assert isinstance(caught.value, GapcamError)
+    assert caught.value.kind == "argument"
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(PAPER)])
+def test_no_field_of_a_recipe_can_be_changed(field: str):
+    with pytest.raises(FrozenInstanceError):
+        setattr(PAPER, field, getattr(DEFAULT, field))
+
+
+def test_the_table_of_recipes_cannot_be_changed():
+    with pytest.raises(TypeError):
+        RECIPES["paper"] = DEFAULT  # type: ignore[index]
+    with pytest.raises(TypeError):
+        del RECIPES["paper"]  # type: ignore[attr-defined]
+
+
+def test_a_changed_copy_leaves_the_recipe_as_it_was():
+    assert replace(PAPER, threshold=0.5) != PAPER
+    assert PAPER.threshold == 0.2
+
+
+def test_the_paper_recipe_is_what_the_paper_prints():
+    # Section 3.2: segment the regions above 20 % of the max value of the CAM, take the box of the
+    # largest connected component, for each of the top 5 classes; pictures are 224 x 224 (section 3)
+    assert PAPER.threshold == 0.2
+    assert PAPER.normalize == "max"
+    assert PAPER.components == "largest"
+    assert PAPER.top == 5
+    assert PAPER.input_size_hw == (224, 224)
+    assert PAPER.refine == "none"
+    assert PAPER.upsample == "bilinear"
+    assert PAPER.resize == "squash"
+    assert "Zhou" in PAPER.source
+    assert "3.2" in PAPER.source
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_every_recipe_is_usable_and_says_where_it_comes_from(recipe: gapcam.Recipe):
+    assert 0 < recipe.threshold < 1
+    assert 0 <= recipe.min_area_share <= 1
+    assert 0 <= recipe.ivr_percentile < 1
+    assert recipe.top >= 1
+    assert all(side % 32 == 0 for side in recipe.input_size_hw)
+    assert recipe.source
+    assert recipe.chosen_on
+
+
+def test_default_and_fine_refine_and_differ_in_size_and_threshold_only():
+    assert replace(FINE, name="default", input_size_hw=(224, 224), threshold=DEFAULT.threshold) == (
+        DEFAULT
+    )
+    assert (DEFAULT.refine, DEFAULT.normalize, FINE.input_size_hw) == (
+        "affinity",
+        "minmax",
+        (320, 320),
+    )
