@@ -9,13 +9,16 @@ bilinear patch lies on such a line, so the four sides are found exactly, between
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from gapcam.types import BoolArray, Box, FloatArray, Point, Recipe, SizeHW
+
+Integers: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,12 @@ def find_regions(heat: FloatArray, recipe: Recipe) -> tuple[Region, ...]:
     if count <= 1:
         return ()
     areas = stats[1:, cv2.CC_STAT_AREA]
-    order = np.argsort(-areas, kind="stable")
+    order = _by_area(areas, heat, labels)
     if recipe.components == "largest":
         kept = order[:1]
     else:
-        kept = order[areas[order] >= recipe.min_area_share * areas.sum()]
+        share = min(recipe.min_area_share * areas.sum(), areas.max())
+        kept = order[areas[order] >= share]
     return tuple(_region(heat, recipe.threshold, labels, stats, int(i) + 1) for i in kept)
 
 
@@ -68,8 +72,8 @@ def region_mask(heat: FloatArray, threshold: float, peak_xy: Point, size_hw: Siz
     """
     row, column = int(peak_xy[1]), int(peak_xy[0])
     _, labels = cv2.connectedComponents((heat > threshold).astype(np.uint8), connectivity=8)
-    # Components never share a bilinear patch, so lowering the others leaves this one as it is.
-    alone = np.where(labels == labels[row, column], heat, np.minimum(heat, threshold))
+    # Components never share a bilinear patch, so clearing the others leaves this one as it is.
+    alone = np.where((labels > 0) & (labels != labels[row, column]), 0, heat)
     height, width = size_hw
     large = cv2.resize(alone.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     mask = np.asarray(large > threshold)
@@ -81,9 +85,8 @@ def region_mask(heat: FloatArray, threshold: float, peak_xy: Point, size_hw: Siz
 
 def scale_box(box_xyxy: Box, from_hw: SizeHW, to_hw: SizeHW) -> Box:
     """A box in the units of one size, in those of another that shows the same picture."""
-    x, y = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
-    x0, y0, x1, y1 = box_xyxy
-    return (x0 * x, y0 * y, x1 * x, y1 * y)
+    low, high = box_xyxy[:2], box_xyxy[2:]
+    return (*scale_point(low, from_hw, to_hw), *scale_point(high, from_hw, to_hw))
 
 
 def scale_point(point_xy: Point, from_hw: SizeHW, to_hw: SizeHW) -> Point:
@@ -91,8 +94,16 @@ def scale_point(point_xy: Point, from_hw: SizeHW, to_hw: SizeHW) -> Point:
     return (point_xy[0] * to_hw[1] / from_hw[1], point_xy[1] * to_hw[0] / from_hw[0])
 
 
+def _by_area(areas: Integers, heat: FloatArray, labels: Integers) -> Integers:
+    """Components, largest first; of two as large, the hotter: so a flip changes nothing."""
+    if len(areas) == 1:
+        return np.zeros(1, np.int64)
+    peaks = [heat[labels == i + 1].max() for i in range(len(areas))]
+    return np.lexsort((-np.array(peaks), -areas))
+
+
 def _region(
-    heat: FloatArray, threshold: float, labels: np.ndarray, stats: np.ndarray, label: int
+    heat: FloatArray, threshold: float, labels: Integers, stats: Integers, label: int
 ) -> Region:
     x, y, width, height, area = (int(v) for v in stats[label])
     inside = labels[y : y + height, x : x + width] == label
@@ -109,14 +120,14 @@ def _region(
 
 
 def _low_side(
-    first: int, values: np.ndarray, outside: np.ndarray | None, threshold: float
+    first: int, values: FloatArray, outside: FloatArray | None, threshold: float
 ) -> float:
     """Where the region begins before sample `first`: 0 at the border, else the far crossing."""
     return 0.0 if outside is None else first + 0.5 - _reach(values, outside, threshold)
 
 
 def _high_side(
-    first: int, extent: int, values: np.ndarray, lines: np.ndarray, threshold: float
+    first: int, extent: int, values: FloatArray, lines: FloatArray, threshold: float
 ) -> float:
     """Where the region ends after its last sample; `lines[:, i]` are the samples at place i."""
     end = first + extent
@@ -125,7 +136,7 @@ def _high_side(
     return end - 0.5 + _reach(values, lines[:, end], threshold)
 
 
-def _reach(values: np.ndarray, outside: np.ndarray, threshold: float) -> float:
+def _reach(values: FloatArray, outside: FloatArray, threshold: float) -> float:
     """How far, in cells, the heat stays above the threshold on its way from values to outside."""
     above = values > threshold
     inner = values[above].astype(np.float64)

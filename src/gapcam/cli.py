@@ -270,7 +270,7 @@ def _write_results(localizer: Localizer, inputs: Expansion, options: RunOptions)
     from gapcam.batch import localize_into
 
     single: list[Localization] = []
-    with _progress(len(inputs.paths)) as step:
+    with _progress(len(inputs.failures) + len(inputs.paths)) as step:
 
         def on_result(result: Result) -> None:
             step()
@@ -351,7 +351,7 @@ def _printing(encoding: str | None = None) -> Iterator[Console]:
 
 def _tell(text: str) -> None:
     """A word to the person, on standard error: standard output is for results."""
-    _console(stderr=True).print(escape(text), soft_wrap=True)
+    sys.stderr.write(f"{text}\n")  # which a progress bar takes over, to print it above itself
 
 
 def _complain(error: BaseException) -> None:

@@ -224,7 +224,9 @@ class Localizer:
             evidence = affinity(maps, outputs.fine_features)
         height, width = self.recipe.input_size_hw
         grid_hw = (height // GRID_STRIDE, width // GRID_STRIDE)
-        return maps, normalize(resample(evidence, grid_hw, self.recipe.upsample), self.recipe)
+        heat = normalize(resample(evidence, grid_hw, self.recipe.upsample), self.recipe)
+        # Bicubic weights overshoot: a map with no positive value must not get one.
+        return maps, np.where(maps.max((-2, -1), keepdims=True) > 0, heat, 0)
 
     def _detections(
         self,

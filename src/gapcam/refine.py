@@ -29,10 +29,13 @@ def affinity(maps: FloatArray, fine_features: FloatArray) -> FloatArray:
         fine_features: `[B, K2, h2, w2]` from an earlier, finer layer of the same network.
 
     Returns:
-        `[B, n, h2, w2]`, not negative, logit units (no longer a share of the logit).
+        `[B, n, h2, w2]`, not negative, logit units (no longer a share of the logit); all zero for
+        a map with no positive value.
     """
     batch, _, height, width = fine_features.shape
-    seeds = np.maximum(resample(maps, (height, width), "bicubic"), 0)
+    # Bicubic weights overshoot: a map with no positive value must not get one.
+    positive = maps.max((-2, -1), keepdims=True) > 0
+    seeds = np.where(positive, np.maximum(resample(maps, (height, width), "bicubic"), 0), 0)
     flat = seeds.reshape(batch, maps.shape[1], height * width)
     similar = similarity(fine_features)
     spread: FloatArray = np.matmul(flat, similar.transpose(0, 2, 1))

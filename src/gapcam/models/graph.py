@@ -147,7 +147,10 @@ def _affinity(n: _Nodes) -> None:
         cubic_coeff_a=-0.75,
         coordinate_transformation_mode="half_pixel",
     )
-    flat = n.add("Reshape", [n.add("Relu", [seeds]), n.integers(0, 0, -1)])
+    highest = n.add("ReduceMax", ["top_maps", n.integers(2, 3)], keepdims=1)
+    positive = n.add("Greater", [highest, n.constant(np.array(0, np.float32))])
+    seeds = n.add("Mul", [n.add("Relu", [seeds]), n.add("Cast", [positive], to=TensorProto.FLOAT)])
+    flat = n.add("Reshape", [seeds, n.integers(0, 0, -1)])
     spread = n.add("MatMul", [flat, n.add("Transpose", [alike], perm=[0, 2, 1])])
     n.add("Reshape", [spread, shape], "top_refined")
 
