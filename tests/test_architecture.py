@@ -15,22 +15,37 @@ import gapcam
 PACKAGE = Path(gapcam.__file__).parent
 LONGEST_FILE = 400
 
-LEAVES = {"types", "resample"}
-STAGES = {"images", "paths", "engines", "models", "maps", "refine", "boxes", "recipes", "metrics"}
+LEAVES = {"types", "resample", "products"}
+STAGES = {
+    "images",
+    "labels",
+    "paths",
+    "engines",
+    "models",
+    "maps",
+    "refine",
+    "boxes",
+    "recipes",
+    "metrics",
+}
 MAY_IMPORT = {
     "types": {"draw"},  # inside Localization.draw only
-    "resample": {"types"},
+    "resample": {"types", "products"},
+    "products": {"types"},
     **dict.fromkeys(STAGES, LEAVES),
     "metrics": set(),
     "outputs": {"types"},
     "localizer": LEAVES | STAGES - {"metrics", "paths"},
     "draw": LEAVES | {"images"},
+    "sheet": {"types", "draw"},
     "formats": {"types", "outputs"},
     "journal": {"types", "outputs", "formats"},
-    "batch": LEAVES | {"localizer", "draw", "formats", "journal", "outputs", "paths"},
-    "cli": LEAVES | STAGES | {"batch", "formats", "localizer"},
+    "batch": LEAVES
+    | {"labels", "localizer", "draw", "sheet", "formats", "journal", "outputs", "paths"},
+    "terminal": {"types", "paths"},
+    "cli": LEAVES | STAGES | {"batch", "formats", "localizer", "terminal"},
     "__main__": {"cli"},
-    "__init__": LEAVES | {"draw", "localizer", "recipes"},
+    "__init__": LEAVES | {"sheet", "localizer", "recipes"},
 }
 HEAVY = {"torch", "onnx", "onnxscript"}
 HEAVY_ALLOWED = {

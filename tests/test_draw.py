@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from gapcam import draw
-from gapcam.draw import contact_sheet, contact_sheet_from_tiles, draw_localization, tile_image
+from gapcam.draw import draw_localization
+from gapcam.sheet import contact_sheet, contact_sheet_from_tiles, tile_image
 from gapcam.types import (
     ArgumentError,
     Box,
@@ -185,7 +186,7 @@ def test_no_positive_evidence_leaves_the_photo_and_says_so() -> None:
     result = drawn(found)
     assert np.array_equal(result[60:], pixels[60:])
     assert (result[:60] != pixels[:60]).any()
-    text = draw._tag_text(found.detections[0], 0)
+    text = draw.tag_text(found.detections[0], 0)
     assert "".join(text) == "tabby 83 %: no positive evidence"
 
 

@@ -161,9 +161,12 @@ def test_all_components_of_a_class_become_boxes(localizer: gapcam.Localizer, cat
     ("name", "message"),
     [
         ("tabbie", r"class 'tabbie' is unknown to efficientnet-lite0; did you mean 'tabby'"),
-        ("crane", r"class 'crane' is ambiguous: .*'crane \(bird\)', 'crane \(machine\)'"),
+        ("crane", r"class 'crane' is ambiguous: .*'crane \(bird\)' or 'crane \(machine\)'"),
         ("cat", r"class 'cat' is unknown.*did you mean .*'tiger cat'"),
-        ("xqzzy", r"class 'xqzzy' is unknown to efficientnet-lite0; see"),
+        (
+            "xqzzy",
+            r"class 'xqzzy' is unknown to efficientnet-lite0; for all names see: gapcam models",
+        ),
         ("", r"class '' is unknown"),
         (1000, r"class id 1000: expected 0 to 999"),
         (-1, r"class id -1: expected 0 to 999"),

@@ -17,9 +17,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gapcam.draw import contact_sheet
     from gapcam.localizer import Localizer, Proof, load, sample_pictures
     from gapcam.recipes import RECIPES
+    from gapcam.sheet import contact_sheet
     from gapcam.types import Detection, GapcamError, Localization, Recipe
 
 _HOME = {
@@ -30,7 +30,7 @@ _HOME = {
     "Proof": "localizer",
     "RECIPES": "recipes",
     "Recipe": "types",
-    "contact_sheet": "draw",
+    "contact_sheet": "sheet",
     "load": "localizer",
     "sample_pictures": "localizer",
 }

@@ -1,22 +1,26 @@
-"""Many pictures: read ahead in parallel, run in batches, write as they come, resume."""
+"""Many pictures: in parallel, in order, written as they come, taken up again after a kill."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from gapcam.draw import contact_sheet_from_tiles, tile_image
 from gapcam.formats import FORMATS, Record, failure_record, read_records, to_record
 from gapcam.journal import Journal
-from gapcam.localizer import BATCH_SIZE, ClassName, Localizer
+from gapcam.labels import ClassName
+from gapcam.localizer import Localizer
 from gapcam.outputs import replacing
+from gapcam.paths import Expansion
+from gapcam.sheet import contact_sheet_from_tiles, tile_image
 from gapcam.types import (
     PICTURE_SUFFIXES,
     Failure,
@@ -26,12 +30,10 @@ from gapcam.types import (
     Picture,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-
-    from gapcam.paths import Expansion
-
 Result: TypeAlias = Localization | Failure
+
+CHUNK = 8
+"""Pictures a worker takes at a time: a larger batch is no faster on one thread."""
 
 SHEET_TILES = 60
 OVERLAY_QUALITY = 92
@@ -76,20 +78,57 @@ class Summary:
 def localize_many(
     localizer: Localizer, paths: Iterable[str], wanted: IntArray | int, workers: int | None = None
 ) -> Generator[Result, None, None]:
-    """Localize many files, in order, reading ahead in threads; memory does not grow.
+    """Localize many files, in order; memory does not grow.
+
+    Each worker reads a chunk of pictures, runs it and cuts its boxes. That keeps every core busy
+    with work of its own when the localizer was loaded with `threads=1`: with more, the workers'
+    forward passes and reads take the cores from one another.
 
     Args:
         localizer: What localizes.
         paths: Picture files, read lazily.
         wanted: As `Localizer.wanted` gives it.
-        workers: Threads that read pictures; one a core when None.
+        workers: Threads; one a core when None.
 
     Yields:
         One result a path; a picture that cannot be read is a `Failure` in its place.
     """
-    with _pool(workers) as pool:
-        for batch in _read_batches(localizer, iter(paths), pool):
-            yield from _localize_batch(localizer, batch, wanted)
+    yield from _in_chunks(partial(_localize_chunk, localizer, wanted), paths, workers)
+
+
+def _in_chunks(
+    work: Callable[[Sequence[str]], list[Result]], paths: Iterable[str], workers: int | None
+) -> Generator[Result, None, None]:
+    """The results of `work` on chunks of paths, in order; one chunk more than workers is ahead."""
+    count = workers or os.cpu_count() or 1
+    remaining = iter(paths)
+    waiting: deque[Future[list[Result]]] = deque()
+    pool = ThreadPoolExecutor(count, thread_name_prefix="gapcam")
+    try:
+        while True:
+            while len(waiting) <= count and (chunk := list(islice(remaining, CHUNK))):
+                waiting.append(pool.submit(work, chunk))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _localize_chunk(
+    localizer: Localizer, wanted: IntArray | int, paths: Sequence[str]
+) -> list[Result]:
+    read = [_read(localizer, path) for path in paths]
+    pictures = [picture for picture in read if isinstance(picture, Picture)]
+    found = iter(localizer.localize(pictures, [picture.name for picture in pictures], wanted))
+    return [item if isinstance(item, Failure) else next(found) for item in read]
+
+
+def _read(localizer: Localizer, path: str) -> Picture | Failure:
+    try:
+        return localizer.read(path)
+    except GapcamError as error:
+        return Failure(path, error)
 
 
 def without_results(inputs: Expansion, out_dir: Path) -> Expansion:
@@ -120,14 +159,14 @@ def localize_into(
         inputs: The pictures.
         options: What to write and where.
         on_result: Called with each result once it is written.
-        workers: Threads that read and draw pictures; one a core when None.
+        workers: Threads; one a core when None. See `localize_many`.
 
     Raises:
         ArgumentError: An unknown class, `top` out of range, or a run there that does not fit.
         OutputError: Something cannot be written; what was written stays and can be resumed.
     """
     wanted = localizer.wanted(options.classes, options.top)
-    settings = _settings(localizer, options)
+    settings = _settings(localizer, wanted)
     counts = {Localization: 0, Failure: 0}
     with Journal(options.out_dir, settings, resume=options.resume) as journal:
         done = {_absolute(path) for path in journal.done}
@@ -152,58 +191,14 @@ def record_of(result: Result) -> Record:
     return failure_record(result) if isinstance(result, Failure) else to_record(result)
 
 
-def _settings(localizer: Localizer, options: RunOptions) -> dict[str, Any]:
+def _settings(localizer: Localizer, wanted: IntArray | int) -> dict[str, Any]:
     return {
         "model": localizer.card.name,
-        "recipe": localizer.recipe.name,
-        "classes": options.classes,
-        "top": options.top,
-        "version": localizer.card.version,
+        "model_sha256": localizer.engine.fingerprint,
+        "recipe": asdict(localizer.recipe),
+        "classes": None if isinstance(wanted, int) else wanted.tolist(),
+        "top": wanted if isinstance(wanted, int) else None,
     }
-
-
-@contextmanager
-def _pool(workers: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Threads that stop soon, with what waits thrown away, when the consumer stops."""
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="gapcam")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _read_batches(
-    localizer: Localizer, paths: Iterator[str], pool: ThreadPoolExecutor
-) -> Iterator[list[tuple[str, Picture | Failure]]]:
-    """Batches of read pictures, in order; two batches are read ahead."""
-    waiting: deque[tuple[str, Future[Picture | Failure]]] = deque()
-
-    def submit(count: int) -> None:
-        waiting.extend((path, pool.submit(_read, localizer, path)) for path in islice(paths, count))
-
-    submit(3 * BATCH_SIZE)
-    while waiting:
-        count = min(BATCH_SIZE, len(waiting))
-        first = [waiting.popleft() for _ in range(count)]
-        batch = [(path, future.result()) for path, future in first]
-        submit(count)
-        yield batch
-
-
-def _read(localizer: Localizer, path: str) -> Picture | Failure:
-    try:
-        return localizer.read(path)
-    except GapcamError as error:
-        return Failure(path, error)
-
-
-def _localize_batch(
-    localizer: Localizer, batch: Sequence[tuple[str, Picture | Failure]], wanted: IntArray | int
-) -> Iterator[Result]:
-    good = [(path, read) for path, read in batch if isinstance(read, Picture)]
-    found = iter(localizer.localize([p for _, p in good], [path for path, _ in good], wanted))
-    for _, read in batch:
-        yield read if isinstance(read, Failure) else next(found)
 
 
 def _results(
@@ -215,15 +210,15 @@ def _results(
     workers: int | None,
 ) -> Generator[Result, None, None]:
     """The results of a run, their overlays already written."""
+
+    def work(chunk: Sequence[str]) -> list[Result]:
+        results = _localize_chunk(localizer, wanted, chunk)
+        if not options.overlays:
+            return results
+        return [_with_overlay(result, inputs, options.out_dir) for result in results]
+
     yield from inputs.failures
-    with _pool(workers) as pool:
-        for batch in _read_batches(localizer, iter(paths), pool):
-            results = _localize_batch(localizer, batch, wanted)
-            if not options.overlays:
-                yield from results
-                continue
-            draw = [pool.submit(_with_overlay, r, inputs, options.out_dir) for r in results]
-            yield from (drawn.result() for drawn in draw)
+    yield from _in_chunks(work, paths, workers)
 
 
 def _with_overlay(result: Result, inputs: Expansion, out_dir: Path) -> Result:

@@ -9,16 +9,19 @@ bilinear patch lies on such a line, so the four sides are found exactly, between
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from gapcam.types import BoolArray, Box, FloatArray, Point, Recipe, SizeHW
+from gapcam.types import BoolArray, Box, ByteArray, FloatArray, Point, Recipe, SizeHW
+
+MAPS_AT_ONCE = 256
+"""Maps that are measured together: enough to be quick, few enough to bound the memory."""
 
 Integers: TypeAlias = npt.NDArray[Any]
+Numbers: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +40,62 @@ class Region:
 
 
 def find_regions(heat: FloatArray, recipe: Recipe) -> tuple[Region, ...]:
-    """The regions that the recipe keeps, largest first; none where nothing exceeds the threshold.
+    """The regions of one heat map `[h, w]`; see `find_all_regions`."""
+    return find_all_regions(heat[np.newaxis], recipe)[0]
+
+
+def find_all_regions(heat: FloatArray, recipe: Recipe) -> list[tuple[Region, ...]]:
+    """The regions that the recipe keeps of each map, largest first; none where nothing is hot.
 
     Args:
-        heat: `[h, w]` in 0..1.
+        heat: `[n, h, w]` in 0..1.
         recipe: Its `threshold` (exclusive), `components` and `min_area_share` are used. Samples
             that touch at a corner are connected.
     """
-    binary = (heat > recipe.threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
-    if count <= 1:
-        return ()
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    order = _by_area(areas, heat, labels)
+    starts = range(0, len(heat), MAPS_AT_ONCE)
+    return [found for i in starts for found in _find_some(heat[i : i + MAPS_AT_ONCE], recipe)]
+
+
+def _find_some(heat: FloatArray, recipe: Recipe) -> list[tuple[Region, ...]]:
+    hot = heat > recipe.threshold
+    labels = np.zeros(heat.shape, np.int32)
+    owners: list[int] = []
+    kept: list[tuple[int, ...]] = []
+    for i, plane in enumerate(hot.view(np.uint8)):
+        count, labels[i], stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
+            plane, 8, _label_type(plane), cv2.CCL_DEFAULT
+        )
+        if count > 1:
+            chosen = _choose(stats[1:, cv2.CC_STAT_AREA], heat[i], labels[i], recipe)
+            owners += [i] * len(chosen)
+            kept += [(number, *stats[number].tolist()) for number in chosen]
+    regions: list[list[Region]] = [[] for _ in heat]
+    if owners:
+        for i, region in zip(owners, _measure(heat, labels, owners, kept, recipe), strict=True):
+            regions[i].append(region)
+    return [tuple(found) for found in regions]
+
+
+def _label_type(plane: ByteArray) -> int:
+    """16 bits where they can count the components: OpenCV does not spread that over threads."""
+    return cv2.CV_16U if plane.size < 2**16 else cv2.CV_32S
+
+
+def _choose(areas: Integers, heat: FloatArray, labels: Integers, recipe: Recipe) -> list[int]:
+    """The numbers of the components that are kept, largest first."""
+    if len(areas) == 1:
+        return [1]
+    order = np.argsort(-areas, kind="stable")
+    if len(set(areas.tolist())) < len(areas):
+        # Of two as large the hotter, so that a flip changes nothing.
+        peaks = [heat[labels == i + 1].max() for i in range(len(areas))]
+        order = np.lexsort((-np.array(peaks), -areas))
     if recipe.components == "largest":
-        kept = order[:1]
+        order = order[:1]
     else:
         share = min(recipe.min_area_share * areas.sum(), areas.max())
-        kept = order[areas[order] >= share]
-    return tuple(_region(heat, recipe.threshold, labels, stats, int(i) + 1) for i in kept)
+        order = order[areas[order] >= share]
+    return [int(i) + 1 for i in order]
 
 
 def region_mask(heat: FloatArray, threshold: float, peak_xy: Point, size_hw: SizeHW) -> BoolArray:
@@ -94,50 +134,66 @@ def scale_point(point_xy: Point, from_hw: SizeHW, to_hw: SizeHW) -> Point:
     return (point_xy[0] * to_hw[1] / from_hw[1], point_xy[1] * to_hw[0] / from_hw[0])
 
 
-def _by_area(areas: Integers, heat: FloatArray, labels: Integers) -> Integers:
-    """Components, largest first; of two as large, the hotter: so a flip changes nothing."""
-    if len(areas) == 1:
-        return np.zeros(1, np.int64)
-    peaks = [heat[labels == i + 1].max() for i in range(len(areas))]
-    return np.lexsort((-np.array(peaks), -areas))
+def _measure(
+    heat: FloatArray,
+    labels: Integers,
+    owners: list[int],
+    kept: list[tuple[int, ...]],
+    recipe: Recipe,
+) -> list[Region]:
+    """The regions of many components at once; `kept` is number, x, y, width, height, area each."""
+    numbers, x, y, width, height, areas = np.array(kept).T
+    inside = labels[owners] == numbers[:, np.newaxis, np.newaxis]
+    peaks = np.where(inside, heat[owners], -1).reshape(len(owners), -1).argmax(1)
+    peak_y, peak_x = np.divmod(peaks, heat.shape[2])
+    across = _Lines(heat, labels, owners, numbers, recipe.threshold)
+    down = across._replace(heat=heat.transpose(0, 2, 1), labels=labels.transpose(0, 2, 1))
+    x0, x1 = _sides(across, x, x + width - 1)
+    y0, y1 = _sides(down, y, y + height - 1)
+    boxes = np.stack([x0, y0, x1, y1], axis=1).tolist()
+    points = np.stack([peak_x + 0.5, peak_y + 0.5], axis=1).tolist()
+    return [
+        Region((box[0], box[1], box[2], box[3]), (point[0], point[1]), area)
+        for box, point, area in zip(boxes, points, areas.tolist(), strict=True)
+    ]
 
 
-def _region(
-    heat: FloatArray, threshold: float, labels: Integers, stats: Integers, label: int
-) -> Region:
-    x, y, width, height, area = (int(v) for v in stats[label])
-    inside = labels[y : y + height, x : x + width] == label
-    window = np.where(inside, heat[y : y + height, x : x + width], -1)
-    row, column = divmod(int(window.argmax()), width)
-    last_x, last_y = x + width - 1, y + height - 1
-    box = (
-        _low_side(x, window[:, 0], heat[y : last_y + 1, x - 1] if x else None, threshold),
-        _low_side(y, window[0], heat[y - 1, x : last_x + 1] if y else None, threshold),
-        _high_side(x, width, window[:, -1], heat[y : last_y + 1], threshold),
-        _high_side(y, height, window[-1], heat[:, x : last_x + 1].T, threshold),
-    )
-    return Region(box, (x + column + 0.5, y + row + 0.5), area)
+class _Lines(NamedTuple):
+    """Components of maps, to be measured along the maps' last axis.
+
+    Attributes:
+        heat: `[n, lines, w]`.
+        labels: `[n, lines, w]`, the number of each sample's component.
+        owners: Which map each component belongs to.
+        numbers: `[m]`, the number of each component there.
+        threshold: Where the heat is cut.
+    """
+
+    heat: FloatArray
+    labels: Integers
+    owners: list[int]
+    numbers: Integers
+    threshold: float
 
 
-def _low_side(
-    first: int, values: FloatArray, outside: FloatArray | None, threshold: float
-) -> float:
-    """Where the region begins before sample `first`: 0 at the border, else the far crossing."""
-    return 0.0 if outside is None else first + 0.5 - _reach(values, outside, threshold)
+def _sides(lines: _Lines, first: Integers, last: Integers) -> tuple[Numbers, Numbers]:
+    """Where each component begins and ends, given its first and last sample `[m]`.
+
+    A component at the border begins or ends with the border.
+    """
+    end = lines.heat.shape[2] - 1
+    low = first + 0.5 - _reach(lines, first, np.maximum(first - 1, 0))
+    high = last + 0.5 + _reach(lines, last, np.minimum(last + 1, end))
+    return np.where(first == 0, 0.0, low), np.where(last == end, end + 1.0, high)
 
 
-def _high_side(
-    first: int, extent: int, values: FloatArray, lines: FloatArray, threshold: float
-) -> float:
-    """Where the region ends after its last sample; `lines[:, i]` are the samples at place i."""
-    end = first + extent
-    if end == lines.shape[1]:
-        return float(end)
-    return end - 0.5 + _reach(values, lines[:, end], threshold)
-
-
-def _reach(values: FloatArray, outside: FloatArray, threshold: float) -> float:
-    """How far, in cells, the heat stays above the threshold on its way from values to outside."""
-    above = values > threshold
-    inner = values[above].astype(np.float64)
-    return float(((inner - threshold) / (inner - outside[above])).max())
+def _reach(lines: _Lines, at: Integers, beyond: Integers) -> Numbers:
+    """How far, in cells, the heat stays above the threshold on its way from `at` to `beyond`."""
+    inner = lines.heat[lines.owners, :, at].astype(np.float64)
+    outer = lines.heat[lines.owners, :, beyond]
+    inside = lines.labels[lines.owners, :, at] == lines.numbers[:, np.newaxis]
+    leaves = inside & (inner > outer)
+    share = np.zeros(inner.shape)
+    np.divide(inner - lines.threshold, inner - outer, out=share, where=leaves)
+    farthest: Numbers = share.max(1)
+    return farthest

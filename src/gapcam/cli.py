@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from gapcam.types import ArgumentError, Failure, GapcamError, Localization, OutputError
+from gapcam.terminal import (
+    complain,
+    counted,
+    print_table,
+    printing,
+    progress,
+    recipe_table,
+    say_ignored,
+    tell,
+)
+from gapcam.types import ArgumentError, Failure, GapcamError, Localization
 
 if TYPE_CHECKING:
     from gapcam.batch import Result, RunOptions
@@ -148,6 +154,9 @@ CheckOption = Annotated[
         "--check", help="Prove the maps on real photographs: mean(map) + bias = score, every class."
     ),
 ]
+ClassesOption = Annotated[
+    bool, typer.Option("--classes", help="List the classes: number, WordNet id, names.")
+]
 
 
 @app.command(no_args_is_help=True)
@@ -173,7 +182,9 @@ def localize(
         from gapcam.paths import expand_paths
 
         inputs = expand_paths(paths, sys.stdin)
-        localizer = load(model, recipe=recipe, tell=_tell)
+        # Many pictures: a thread each on every core; one picture: every core on it.
+        threads = 1 if len(inputs.paths) > 1 else 0
+        localizer = load(model, recipe=recipe, threads=threads, tell=tell)
         names = tuple(_class_name(name) for name in classes) if classes else None
         if top is None and names is None and format not in (None, Format.jsonl):
             top = TOP_IN_ANNOTATIONS
@@ -189,34 +200,28 @@ def localize(
 
 
 @app.command()
-def models(check: CheckOption = False) -> None:
+def models(check: CheckOption = False, classes: ClassesOption = False) -> None:
     """List models and recipes; --check proves the maps."""
     with _reporting_errors():
         from gapcam.localizer import load
         from gapcam.models import embedded
         from gapcam.recipes import DEFAULT, RECIPES
 
-        proof = load(tell=_tell).check() if check else None
+        proof = load(tell=tell).check() if check else None
         card = embedded.model_card(DEFAULT)
         path = embedded.model_path(card)
         state = f"built: {path}" if path.is_file() else f"built at first use into {path.parent}"
-        with _printing() as console:
+        with printing() as console:
             console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
             console.print(escape(state), soft_wrap=True)
-            console.print(_recipe_table(RECIPES.values()))
+            console.print(recipe_table(RECIPES.values()))
+            if classes:
+                for i, (label, names) in enumerate(zip(card.labels, card.aliases, strict=True)):
+                    line = "; ".join((f"{i:4} {names[0]} {label}", *names[1:]))
+                    console.print(escape(line), soft_wrap=True)
             if proof is not None:
                 console.print(escape(str(proof)), soft_wrap=True)
         raise typer.Exit(DONE if proof is None or proof.exact else SOME_FAILED)
-
-
-def _recipe_table(recipes: Any) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "input", "refine", "normalize", "threshold", "source"):
-        table.add_column(column, overflow="fold")
-    for r in recipes:
-        size = f"{r.input_size_hw[0]} x {r.input_size_hw[1]}"
-        table.add_row(r.name, size, r.refine, r.normalize, f"{r.threshold:g}", r.source)
-    return table
 
 
 def _check_options(
@@ -255,13 +260,13 @@ def _print_results(
         for result in chain(inputs.failures, results):
             if isinstance(result, Failure):
                 failed += 1
-                _complain(result.error)
+                complain(result.error)
             if format is not None:
-                with _printing(encoding="utf-8"):
+                with printing(encoding="utf-8"):
                     sys.stdout.write(record_line(record_of(result)))
             elif isinstance(result, Localization):
-                _print_table(result)
-    _say_ignored(inputs)
+                print_table(result)
+    say_ignored(inputs)
     return failed
 
 
@@ -270,107 +275,25 @@ def _write_results(localizer: Localizer, inputs: Expansion, options: RunOptions)
     from gapcam.batch import localize_into
 
     single: list[Localization] = []
-    with _progress(len(inputs.failures) + len(inputs.paths)) as step:
+    with progress(len(inputs.failures) + len(inputs.paths)) as step:
 
         def on_result(result: Result) -> None:
             step()
             if isinstance(result, Failure):
-                _complain(result.error)
+                complain(result.error)
             elif len(inputs.paths) == 1:
                 single.append(result)
 
         done = localize_into(localizer, inputs, options, on_result)
     earlier = f", {done.earlier} done before" if options.resume else ""
     failed = f", {done.failed} failed" if done.failed else ""
-    _tell(f"{done.localized} {_pictures(done.localized)} localized{earlier}{failed}. Written:")
+    tell(f"{counted(done.localized, 'picture')} localized{earlier}{failed}. Written:")
     for path in done.written:
-        _tell(f"  {path}")
-    _say_ignored(inputs)
+        tell(f"  {path}")
+    say_ignored(inputs)
     for result in single:
-        _print_table(result)
+        print_table(result)
     return done.failed
-
-
-def _print_table(found: Localization) -> None:
-    height, width = found.size_hw
-    notes = "".join(f"  ({note})" for note in found.notes)
-    table = Table(box=None, padding=(0, 1), show_header=False)
-    table.add_column(justify="right", style="cyan")
-    table.add_column()
-    table.add_column()
-    for d in found.detections:
-        box = "no positive evidence"
-        if d.box_xyxy is not None:
-            box = "box " + " ".join(f"{v:.1f}" for v in d.box_xyxy)
-        table.add_row(f"{d.score:.1%}", escape(d.label), box)
-    with _printing() as console:
-        console.print(f"[bold]{escape(found.name)}[/]  {width} x {height}{notes}", soft_wrap=True)
-        console.print(table)
-
-
-def _say_ignored(inputs: Expansion) -> None:
-    if inputs.ignored:
-        _tell(f"{inputs.ignored} other {'file' if inputs.ignored == 1 else 'files'} ignored.")
-
-
-def _pictures(count: int) -> str:
-    return "picture" if count == 1 else "pictures"
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def _console(*, stderr: bool = False) -> Console:
-    return _Console(stderr=stderr, highlight=False, emoji=False)
-
-
-@contextmanager
-def _printing(encoding: str | None = None) -> Iterator[Console]:
-    """Results to standard output at once, whatever is in a file name.
-
-    Raises:
-        OutputError: It cannot be written.
-        typer.Exit: The reader (head, less) has gone: there is nothing to say.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
-    try:
-        yield _console()
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(DONE) from error
-        raise OutputError(
-            f"standard output: cannot be written ({error.strerror}); "
-            "send it elsewhere, or use --out"
-        ) from error
-
-
-def _tell(text: str) -> None:
-    """A word to the person, on standard error: standard output is for results."""
-    sys.stderr.write(f"{text}\n")  # which a progress bar takes over, to print it above itself
-
-
-def _complain(error: BaseException) -> None:
-    _tell(f"gapcam: {' '.join(str(error).splitlines())}")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal, nothing in a pipe."""
-    console = _console(stderr=True)
-    if not console.is_terminal or total < 2:
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
 
 
 @contextmanager
@@ -381,19 +304,22 @@ def _reporting_errors() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        _complain(error)
+        complain(error)
         raise typer.Exit(WRONG_USAGE) from error
     except GapcamError as error:
-        _complain(error)
+        complain(error)
         raise typer.Exit(SOME_FAILED) from error
     except KeyboardInterrupt as error:
-        _tell("gapcam: interrupted; with --out, add --resume to take the run up again")
+        tell("gapcam: interrupted; with --out, add --resume to take the run up again")
         raise typer.Exit(INTERRUPTED) from error
 
 
 def main() -> None:
     """The `gapcam` command."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command has begun
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -10,29 +10,30 @@ letters become "?".
 from __future__ import annotations
 
 import math
-import textwrap
 import unicodedata
-from itertools import islice
-from pathlib import PurePath
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gapcam.images import load_picture
-from gapcam.types import ArgumentError, Failure, GapcamError, Localization, PictureError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from gapcam.types import Box, ByteArray, Detection, FloatArray, SizeHW
+from gapcam.types import (
+    ArgumentError,
+    Box,
+    ByteArray,
+    Detection,
+    FloatArray,
+    Localization,
+    PictureError,
+    SizeHW,
+)
 
 Rect: TypeAlias = tuple[int, int, int, int]
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
-_INK, _SLATE = (24, 24, 27), (113, 113, 122)
-_MIST, _PAPER = (228, 228, 231), (255, 255, 255)
+INK, SLATE = (24, 24, 27), (113, 113, 122)
+MIST, PAPER = (228, 228, 231), (255, 255, 255)
 
 _READABLE_SIDE = 320  # smaller pictures are enlarged, so that text fits
 _ENLARGED_SIDE = 2048  # ... but never beyond this longer side
@@ -71,9 +72,9 @@ def draw_localization(
         ArgumentError: `index`, `opacity` or `max_side` is out of range.
         PictureError: The picture cannot be read again, or its size changed since.
     """
-    _check_range(f"index (of {found.name})", index, 0, max(len(found.detections) - 1, 0))
-    _check_range("opacity", opacity, 0, 1)
-    _check_range("max_side", math.inf if max_side is None else max_side, 1)
+    check_range(f"index (of {found.name})", index, 0, max(len(found.detections) - 1, 0))
+    check_range("opacity", opacity, 0, 1)
+    check_range("max_side", math.inf if max_side is None else max_side, 1)
     canvas = _canvas(found, max_side)
     shown = found.detections[index] if found.detections else None
     if shown is not None and shown.box_xyxy is not None:
@@ -84,103 +85,15 @@ def draw_localization(
         _draw_box(canvas, rect)
     image = Image.fromarray(canvas)
     if labels:
-        tag = _draw_tag(image, _tag_text(shown, len(rects)), taken[0] if taken else None)
+        tag = _draw_tag(image, tag_text(shown, len(rects)), taken[0] if taken else None)
         taken = [*taken, tag] if tag else taken
     if scale and shown is not None and rects:
         _draw_scale(image, shown.threshold, taken)
     return image
 
 
-def tile_image(item: Localization | Failure, tile: int = 320) -> Image.Image:
-    """Draw one tile of a contact sheet: the overlay in a square, file name and top label under it.
-
-    A picture that failed, or that can no longer be read, gives a grey tile with the reason.
-
-    Args:
-        item: What came out for one picture.
-        tile: Side of the square, pixels; at least 32.
-
-    Returns:
-        An RGB image, `tile` wide and `tile` plus two lines of text high.
-
-    Raises:
-        ArgumentError: `tile` is too small.
-    """
-    _check_range("tile", tile, 32)
-    if isinstance(item, Failure):
-        return _failure_tile(item, tile)
-    try:
-        picture = draw_localization(item, labels=False, scale=False, max_side=tile)
-    except GapcamError as error:
-        return _failure_tile(Failure(item.name, error), tile)
-    card = Image.new("RGB", (tile, tile), _MIST)
-    card.paste(picture, ((tile - picture.width) // 2, (tile - picture.height) // 2))
-    return _captioned(card, item.name, _tag_text(next(iter(item.detections), None), 1))
-
-
-def contact_sheet(
-    pictures: Iterable[Localization | Failure],
-    *,
-    columns: int | None = None,
-    tile: int = 320,
-    max_tiles: int = 100,
-) -> Image.Image:
-    """Draw many results as one grid, an RGB image.
-
-    Reads `pictures` as a stream and holds tiles only. When more than `max_tiles` come, the last
-    line of the sheet says how many are not shown.
-
-    Args:
-        pictures: Localizations and failures, in order.
-        columns: Tiles a row; by default a grid somewhat wider than high.
-        tile: Side of a tile's square, pixels.
-        max_tiles: The most tiles drawn.
-
-    Raises:
-        ArgumentError: `columns`, `tile` or `max_tiles` is out of range.
-    """
-    _check_range("max_tiles", max_tiles, 1)
-    stream = iter(pictures)
-    tiles = [tile_image(item, tile) for item in islice(stream, max_tiles)]
-    total = len(tiles) + sum(1 for _ in stream)
-    return contact_sheet_from_tiles(tiles, total=total, columns=columns)
-
-
-def contact_sheet_from_tiles(
-    tiles: Sequence[Image.Image], *, total: int | None = None, columns: int | None = None
-) -> Image.Image:
-    """Join tiles that were drawn as results came (see `tile_image`) into one RGB image.
-
-    Args:
-        tiles: Tiles of one size.
-        total: How many pictures there were; what is beyond the tiles is counted in the last line.
-        columns: Tiles a row; by default a grid somewhat wider than high.
-
-    Raises:
-        ArgumentError: `columns` is below 1.
-    """
-    _check_range("columns", math.inf if columns is None else columns, 1)
-    more = (total or 0) - len(tiles)
-    width, height = tiles[0].size if tiles else (320, 0)
-    across = min(columns or math.ceil(math.sqrt(1.6 * len(tiles))), len(tiles)) or 1
-    gap = max(4, width // 16)
-    text = f"and {more} more, not shown" if more > 0 else "" if tiles else "no pictures"
-    font = ImageFont.load_default(max(10, width // 22))
-    line = 2 * int(font.getlength("M")) if text else 0
-    size = (
-        across * (width + gap) + gap,
-        math.ceil(len(tiles) / across) * (height + gap) + gap + line,
-    )
-    sheet = Image.new("RGB", size, _PAPER)
-    for i, card in enumerate(tiles):
-        row, column = divmod(i, across)
-        sheet.paste(card, (gap + column * (width + gap), gap + row * (height + gap)))
-    note = _elide(text, "", font, sheet.width - 2 * gap)
-    ImageDraw.Draw(sheet).text((gap, size[1] - gap), note, _SLATE, font, anchor="ls")
-    return sheet
-
-
-def _check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raise an ArgumentError that names the range, unless the value is in it."""
     if not least <= value <= most:
         span = f"at least {least}" if most == math.inf else f"{least} to {most}"
         raise ArgumentError(f"{name}: expected {span}, got {value}; give a value in that range")
@@ -260,9 +173,9 @@ def _draw_box(canvas: ByteArray, rect: Rect) -> None:
     deep = line + edge
     inside = canvas[y0 + deep : max(y1 - deep, 0), x0 + deep : max(x1 - deep, 0)]
     kept = inside.copy()
-    canvas[max(y0 - edge, 0) : y1 + edge, max(x0 - edge, 0) : x1 + edge] = _INK
-    canvas[y0:y1, x0:x1] = _PAPER
-    canvas[y0 + line : max(y1 - line, 0), x0 + line : max(x1 - line, 0)] = _INK
+    canvas[max(y0 - edge, 0) : y1 + edge, max(x0 - edge, 0) : x1 + edge] = INK
+    canvas[y0:y1, x0:x1] = PAPER
+    canvas[y0 + line : max(y1 - line, 0), x0 + line : max(x1 - line, 0)] = INK
     inside[:] = kept
 
 
@@ -270,7 +183,7 @@ def _line_width(canvas_hw: SizeHW) -> int:
     return max(1, round(0.004 * math.sqrt(canvas_hw[0] * canvas_hw[1])))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep to what the built-in font can draw."""
     bare = (c for c in unicodedata.normalize("NFKD", text[:500]) if not unicodedata.combining(c))
     return "".join(c if " " <= c <= "~" else " " if c.isspace() else "?" for c in bare)
@@ -282,17 +195,17 @@ def _percent(score: float) -> str:
     return ">99 %" if 0.995 <= score < 1 else f"{score:.0%}".replace("%", " %")
 
 
-def _tag_text(shown: Detection | None, count: int) -> tuple[str, str]:
+def tag_text(shown: Detection | None, count: int) -> tuple[str, str]:
     """Return the label, which may be shortened, and what follows it, which may not."""
     if shown is None:
         return "no detections", ""
     score = f" {_percent(shown.score)}"
     if shown.box_xyxy is None:
-        return _plain(shown.label), f"{score}: no positive evidence"
-    return _plain(shown.label), score + (f", {count} boxes" if count > 1 else "")
+        return plain(shown.label), f"{score}: no positive evidence"
+    return plain(shown.label), score + (f", {count} boxes" if count > 1 else "")
 
 
-def _elide(head: str, tail: str, font: Font, width: float, *, middle: bool = False) -> str:
+def elide(head: str, tail: str, font: Font, width: float, *, middle: bool = False) -> str:
     """Shorten `head` until it fits with `tail`; then `tail` alone; then nothing."""
     for keep in range(len(head), 0, -1):
         end = keep // 2 if middle else 0
@@ -315,7 +228,7 @@ def _draw_tag(image: Image.Image, text: tuple[str, str], anchor: Rect | None) ->
     if ImageFont.load_default(size).getlength("".join(text)) > image.width - 2 * size:
         size = min(size, max(12, round(0.8 * size)))
     font, pad = ImageFont.load_default(size), round(0.5 * size)
-    words = _elide(*text, font, image.width - 4 * pad)
+    words = elide(*text, font, image.width - 4 * pad)
     if not words:
         return None
     width, height = math.ceil(font.getlength(words)) + 2 * pad, round(1.6 * size)
@@ -324,10 +237,10 @@ def _draw_tag(image: Image.Image, text: tuple[str, str], anchor: Rect | None) ->
     edge = max(1, _line_width((image.height, image.width)) // 3)
     under = 0 if anchor and y1 <= anchor[1] else edge  # above a box, the tag joins its line
     draw = ImageDraw.Draw(image)
-    draw.rectangle((x0 - edge, y0 - edge, x1 - 1 + edge, y1 - 1 + under), _INK)
-    draw.rectangle((x0, y0, x1 - 1, y1 - 1), _PAPER)
+    draw.rectangle((x0 - edge, y0 - edge, x1 - 1 + edge, y1 - 1 + under), INK)
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), PAPER)
     low = y0 + round((height + font.getmask("H").size[1]) / 2)  # capitals are centred
-    draw.text((x0 + pad, low), words, _INK, font, anchor="ls")
+    draw.text((x0 + pad, low), words, INK, font, anchor="ls")
     return x0, y0, x1, y1
 
 
@@ -349,7 +262,7 @@ def _draw_scale(image: Image.Image, threshold: float, taken: list[Rect]) -> None
     xs, ys = (image.width - width - gap, gap), (image.height - height - gap, gap)
     corners = [(x, y, x + width, y + height) for y in ys for x in xs]
     place = min(corners, key=lambda corner: sum(_overlap(corner, rect) for rect in taken))
-    panel = Image.blend(image.crop(place), Image.new("RGB", (width, height), _INK), 0.75)
+    panel = Image.blend(image.crop(place), Image.new("RGB", (width, height), INK), 0.75)
     _paint_scale(panel, size, threshold)
     image.paste(panel, place[:2])
 
@@ -365,36 +278,10 @@ def _paint_scale(panel: Image.Image, size: int, threshold: float) -> None:
     ramp = Image.fromarray(_colours()[None]).resize((length, thick), Image.Resampling.BILINEAR)
     panel.paste(ramp, (pad, pad))
     at, line, base = pad + round(threshold * (length - 1)), max(1, size // 8), panel.height - pad
-    draw.rectangle((at, pad - size // 4, at + line - 1, pad + thick - 1 + size // 4), _PAPER)
-    draw.text((pad, base), "0", _MIST, font, anchor="ls")
-    draw.text((pad + length, base), "100 %", _MIST, font, anchor="rs")
+    draw.rectangle((at, pad - size // 4, at + line - 1, pad + thick - 1 + size // 4), PAPER)
+    draw.text((pad, base), "0", MIST, font, anchor="ls")
+    draw.text((pad + length, base), "100 %", MIST, font, anchor="rs")
     half, label = font.getlength("00") / 2, f"{100 * threshold:.0f}"
     first, last = pad + 2 * half + size // 2, pad + length - font.getlength("100 %") - size // 2
     if first <= at - half and at + half <= last:
-        draw.text((at, base), label, _PAPER, font, anchor="ms")
-
-
-def _captioned(card: Image.Image, name: str, text: tuple[str, str]) -> Image.Image:
-    size = max(9, round(0.05 * card.width))
-    font, line = ImageFont.load_default(size), round(1.45 * size)
-    tile = Image.new("RGB", (card.width, card.height + 2 * line + size // 2), _PAPER)
-    tile.paste(card)
-    draw = ImageDraw.Draw(tile)
-    file = _elide(_plain(PurePath(name).name or name), "", font, card.width, middle=True)
-    draw.text((0, card.height + line), file, _INK, font, anchor="ls")
-    draw.text((0, card.height + 2 * line), _elide(*text, font, card.width), _SLATE, font, "ls")
-    return tile
-
-
-def _failure_tile(failure: Failure, tile: int) -> Image.Image:
-    card = Image.new("RGB", (tile, tile), _MIST)
-    size = max(9, round(0.05 * tile))
-    font, pad = ImageFont.load_default(size), round(0.08 * tile)
-    letters = max(8, int((tile - 2 * pad) / font.getlength("n")))
-    lines = textwrap.wrap(_plain(str(failure.error)), letters, max_lines=6, placeholder=" …")
-    top = (tile - round(1.45 * size) * (len(lines) - 1)) // 2
-    draw = ImageDraw.Draw(card)
-    for i, line in enumerate(lines):
-        at = (tile // 2, top + i * round(1.45 * size))
-        draw.text(at, _elide(line, "", font, tile), _SLATE, font, anchor="mm")
-    return _captioned(card, failure.name, (f"failed: {failure.error.kind}", ""))
+        draw.text((at, base), label, PAPER, font, anchor="ms")

@@ -26,17 +26,13 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from gapcam.outputs import replacing
-from gapcam.types import ArgumentError, OutputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from gapcam.types import Detection, Failure, Localization
+from gapcam.types import ArgumentError, Detection, Failure, Localization, OutputError
 
 Record: TypeAlias = dict[str, Any]
 AnyPath: TypeAlias = "Path | str"

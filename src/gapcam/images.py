@@ -10,11 +10,12 @@ free, and decoders and resizing run outside the interpreter lock, so threads sca
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -28,10 +29,6 @@ from gapcam.types import (
     PictureSource,
     SizeHW,
 )
-
-if TYPE_CHECKING:
-    import os
-
 
 # Only these are tried, common ones first. Others start programs (EPS), or pass a file that was cut
 # short as a whole one (JPEG 2000).

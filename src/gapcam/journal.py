@@ -8,16 +8,14 @@ the pictures that succeeded, drops a half-written last line and tries the failed
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from gapcam.formats import Record, read_records, record_line
 from gapcam.outputs import output_errors, replacing
 from gapcam.types import ArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-    from types import TracebackType
 
 RESULTS = "localizations.jsonl"
 PARTIAL = "localizations.jsonl.partial"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import overload
 
 import numpy as np
 from PIL import Image
 
-from gapcam.boxes import find_regions, region_mask, scale_box, scale_point
+from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale_point
+from gapcam.engines import Engine, Outputs
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.images import load_picture, resize_picture
+from gapcam.labels import ClassName, class_id
 from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
 from gapcam.models import embedded
 from gapcam.models.model_file import card_from_metadata
@@ -30,16 +32,12 @@ from gapcam.types import (
     IntArray,
     Localization,
     ModelCard,
+    ModelError,
     Picture,
     PictureSource,
     Recipe,
     SizeHW,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from gapcam.engines import Engine, Outputs
 
 GRID_STRIDE = 4
 """Input pixels between the samples that a map is cut on (finer gives the same boxes)."""
@@ -51,8 +49,6 @@ input, and not the decoder, decides what the network sees."""
 BATCH_SIZE = 16
 EXACT_TOLERANCE = 1e-4
 """Maps count as exact when the gap stays below this share of the logits' range."""
-
-ClassName: TypeAlias = "str | int"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,19 +197,30 @@ class Localizer:
             classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
         maps, heat = self._maps_and_heat(outputs, classes)
         scores = np.take_along_axis(softmax(outputs.logits), classes, axis=1)
+        regions = find_all_regions(heat.reshape(-1, *heat.shape[2:]), self.recipe)
+        count = classes.shape[1]
         return [
             Localization(
                 name=picture.name,
                 size_hw=picture.size_hw,
-                detections=self._detections(picture.size_hw, *found),
+                detections=tuple(
+                    detection
+                    for found in zip(
+                        classes[i].tolist(),
+                        scores[i].tolist(),
+                        maps[i],
+                        heat[i],
+                        regions[i * count : (i + 1) * count],
+                        strict=True,
+                    )
+                    for detection in self._detections(picture.size_hw, *found)
+                ),
                 model=self.card.name,
                 recipe=self.recipe.name,
                 notes=picture.notes,
                 source=source,
             )
-            for picture, source, *found in zip(
-                pictures, sources, classes, scores, maps, heat, strict=True
-            )
+            for i, (picture, source) in enumerate(zip(pictures, sources, strict=True))
         ]
 
     def _maps_and_heat(self, outputs: Outputs, classes: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -231,20 +238,13 @@ class Localizer:
     def _detections(
         self,
         size_hw: SizeHW,
-        classes: IntArray,
-        scores: FloatArray,
-        maps: FloatArray,
+        class_id: int,
+        score: float,
+        raw: FloatArray,
         heat: FloatArray,
-    ) -> tuple[Detection, ...]:
-        return tuple(
-            detection
-            for class_id, score, raw, hot in zip(classes, scores, maps, heat, strict=True)
-            for detection in self._class_detections(size_hw, int(class_id), float(score), raw, hot)
-        )
-
-    def _class_detections(
-        self, size_hw: SizeHW, class_id: int, score: float, raw: FloatArray, heat: FloatArray
+        regions: tuple[Region, ...],
     ) -> Iterator[Detection]:
+        """One class of one picture: a detection a region, or one that says there is none."""
         grid_hw = (heat.shape[0], heat.shape[1])
         make = partial(
             Detection,
@@ -256,7 +256,6 @@ class Localizer:
             threshold=self.recipe.threshold,
             size_hw=size_hw,
         )
-        regions = find_regions(heat, self.recipe)
         for region in regions:
             yield make(
                 box_xyxy=scale_box(region.box_xyxy, grid_hw, size_hw),
@@ -272,33 +271,7 @@ class Localizer:
         Raises:
             ArgumentError: No class, or more than one, has that name; close names are suggested.
         """
-        labels = self.card.labels
-        if isinstance(name, int):
-            if 0 <= name < len(labels):
-                return name
-            raise ArgumentError(f"class id {name}: expected 0 to {len(labels) - 1}")
-        asked = _plain(name)
-        found = [i for i, label in enumerate(labels) if _plain(label) == asked] or [
-            i for i, names in enumerate(self.card.aliases) if asked in map(_plain, names)
-        ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            options = ", ".join(repr(labels[i]) for i in found)
-            raise ArgumentError(f"class {name!r} is ambiguous: it may be {options}")
-        raise ArgumentError(f"class {name!r} is unknown to {self.card.name}{self._close(asked)}")
-
-    def _close(self, asked: str) -> str:
-        known = {_plain(label): label for label in self.card.labels}
-        for label, names in zip(self.card.labels, self.card.aliases, strict=True):
-            for other in names[1:]:
-                known.setdefault(_plain(other), label)
-        with_the_word = [text for text in known if asked in text.split()]
-        near = with_the_word + difflib.get_close_matches(asked, known, n=4, cutoff=0.7)
-        close = list(dict.fromkeys(known[text] for text in near))[:4]
-        if close:
-            return f"; did you mean {' or '.join(map(repr, close))}?"
-        return "; see Localizer.card.labels"
+        return class_id(self.card, name)
 
     def check(self, sources: Iterable[PictureSource] | None = None) -> Proof:
         """Prove the maps on real pictures: every class of each is compared with its score.
@@ -321,10 +294,6 @@ class Localizer:
 
 def _empty_mask(size_hw: SizeHW) -> BoolArray:
     return np.zeros(size_hw, np.bool_)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def sample_pictures() -> list[Path]:
@@ -357,13 +326,27 @@ def load(
         raise ArgumentError(f"threads: expected 0 (one a core) or more, got {threads}")
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     if model is None or model == embedded.NAME:
-        path = embedded.ensure_built(DEFAULT, tell)
-    elif Path(model).suffix == ".onnx":
-        path = Path(model)
-    else:
-        raise ArgumentError(
-            f"model {str(model)!r} is unknown: expected {embedded.NAME!r} or the path of a gapcam "
-            "model file (.onnx)"
-        )
+        return _open_embedded(threads, chosen, tell)
+    if Path(model).suffix == ".onnx":
+        return _open(Path(model), threads, chosen)
+    raise ArgumentError(
+        f"model {str(model)!r} is unknown: expected {embedded.NAME!r} or the path of a gapcam "
+        "model file (.onnx)"
+    )
+
+
+def _open_embedded(
+    threads: int, recipe: Recipe | None, tell: Callable[[str], None] | None
+) -> Localizer:
+    """The embedded model; a file in the cache that has been damaged is built again."""
+    path = embedded.ensure_built(DEFAULT, tell)
+    try:
+        return _open(path, threads, recipe)
+    except ModelError:
+        embedded.discard(path)
+        return _open(embedded.ensure_built(DEFAULT, tell), threads, recipe)
+
+
+def _open(path: Path, threads: int, recipe: Recipe | None) -> Localizer:
     engine = OnnxEngine(path, threads)
-    return Localizer(engine, card_from_metadata(engine.metadata, str(path)), chosen)
+    return Localizer(engine, card_from_metadata(engine.metadata, str(path)), recipe)

@@ -7,12 +7,10 @@ Zhou et al., "Learning Deep Features for Discriminative Localization" (CVPR 2016
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from gapcam.types import FloatArray, IntArray, Recipe
+from gapcam.products import matmul
+from gapcam.types import FloatArray, IntArray, Recipe
 
 
 def class_maps(features: FloatArray, weights: FloatArray, classes: IntArray) -> FloatArray:
@@ -28,8 +26,7 @@ def class_maps(features: FloatArray, weights: FloatArray, classes: IntArray) -> 
     """
     batch, channels, height, width = features.shape
     flat = features.reshape(batch, channels, height * width)
-    maps: FloatArray = np.matmul(weights[classes], flat)
-    return maps.reshape(batch, -1, height, width)
+    return matmul(weights[classes], flat).reshape(batch, -1, height, width)
 
 
 def softmax(logits: FloatArray) -> FloatArray:

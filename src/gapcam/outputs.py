@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any
 
 from gapcam.types import OutputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _RIGHTS = "make the folder writable, or choose another output folder"
 _SPACE = "free some space, or choose another output folder"

@@ -7,15 +7,13 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, TextIO
 
 from gapcam.types import PICTURE_SUFFIXES, ArgumentError, Failure, PictureError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _SUFFIX_HINT: Final = (
     f"a picture's suffix is one of {' '.join(sorted(PICTURE_SUFFIXES))}; "

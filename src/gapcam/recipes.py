@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from gapcam.types import ArgumentError, Recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEFAULT = Recipe(
     name="default",
@@ -16,7 +13,7 @@ DEFAULT = Recipe(
     refine="affinity",
     normalize="minmax",
     threshold=0.46,
-    source="ours: docs/decisions/0001-default-recipe.md",
+    source="ours (docs/decisions/0001)",
     chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
 )
 
@@ -26,7 +23,7 @@ FINE = Recipe(
     refine="affinity",
     normalize="minmax",
     threshold=0.42,
-    source="ours: docs/decisions/0001-default-recipe.md",
+    source="ours (docs/decisions/0001)",
     chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
 )
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from gapcam.products import matmul
 from gapcam.resample import resample
-
-if TYPE_CHECKING:
-    from gapcam.types import FloatArray
+from gapcam.types import FloatArray
 
 TINY = 1e-12
 
@@ -38,16 +35,18 @@ def affinity(maps: FloatArray, fine_features: FloatArray) -> FloatArray:
     seeds = np.where(positive, np.maximum(resample(maps, (height, width), "bicubic"), 0), 0)
     flat = seeds.reshape(batch, maps.shape[1], height * width)
     similar = similarity(fine_features)
-    spread: FloatArray = np.matmul(flat, similar.transpose(0, 2, 1))
+    # The rows are scaled after the product, which has far fewer values; A is symmetric.
+    total: FloatArray = np.maximum(similar.sum(1, keepdims=True), TINY)
+    spread: FloatArray = matmul(flat, similar) / total
     return spread.reshape(batch, -1, height, width)
 
 
 def similarity(features: FloatArray) -> FloatArray:
-    """Row-stochastic affinity `[B, N, N]` of the N = h * w positions of `[B, K, h, w]`."""
+    """Affinity relu(g^T g), `[B, N, N]`, 0..1, of the N = h * w positions of `[B, K, h, w]`."""
     batch, channels, height, width = features.shape
     g = features.reshape(batch, channels, height * width)
     g = g - g.mean(-1, keepdims=True)
     g = g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), TINY)
-    alike = np.maximum(np.matmul(g.transpose(0, 2, 1), g), 0)
-    rows: FloatArray = alike / np.maximum(alike.sum(-1, keepdims=True), TINY)
-    return rows
+    alike = matmul(g.transpose(0, 2, 1), g)
+    np.maximum(alike, 0, out=alike)
+    return alike

@@ -6,13 +6,13 @@ A map is small, so each axis is one small matrix and any number of maps is two p
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from gapcam.types import FloatArray, SizeHW
+from gapcam.products import matmul
+from gapcam.types import FloatArray, SizeHW
 
 Fractions: TypeAlias = npt.NDArray[np.float64]
 
@@ -27,8 +27,7 @@ def resample(maps: FloatArray, size_hw: SizeHW, kind: Literal["bilinear", "bicub
     """
     rows = interpolation_matrix(maps.shape[-2], size_hw[0], kind)
     columns = interpolation_matrix(maps.shape[-1], size_hw[1], kind)
-    resampled: FloatArray = np.matmul(np.matmul(rows, maps), columns.T)
-    return resampled
+    return matmul(matmul(rows, maps), columns.T)
 
 
 @lru_cache(maxsize=64)

@@ -44,5 +44,9 @@ class Engine(Protocol):
     def head(self) -> LinearHead:
         """The network's linear head."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the outputs depend on."""
+
     def run(self, pixels: ByteArray) -> Outputs:
         """One forward pass over `uint8` RGB `[B, H, W, 3]`."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from gapcam.engines import LinearHead, Outputs
 from gapcam.types import ByteArray, ModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 SMALLEST_SIDE = 32
 RUN_OUTPUTS = ("logits", "features", "fine_features")
@@ -43,6 +41,11 @@ class OnnxEngine:
         return found
 
     @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
     def head(self) -> LinearHead:
         """The linear head kept in the file."""
         smallest = np.zeros((1, SMALLEST_SIDE, SMALLEST_SIDE, 3), np.uint8)
@@ -58,9 +61,15 @@ class OnnxEngine:
         return self._fetch(("logits",), pixels)[0]
 
     def _fetch(self, names: tuple[str, ...], pixels: ByteArray) -> list[np.ndarray]:
-        fetched: list[np.ndarray] = self._session.run(
-            list(names), {"images": pixels}, self._fetch_only
-        )
+        try:
+            fetched: list[np.ndarray] = self._session.run(
+                list(names), {"images": pixels}, self._fetch_only
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            raise ModelError(
+                f"{self.path}: cannot run on pixels {pixels.dtype} {list(pixels.shape)} "
+                f"({str(error).splitlines()[0]}). Build the file again."
+            ) from error
         return fetched
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import hashlib
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gapcam.engines import LinearHead, Outputs
-
-if TYPE_CHECKING:
-    from gapcam.types import ByteArray
+from gapcam.types import ByteArray
 
 
 class GapNetwork(Protocol):
@@ -20,6 +19,9 @@ class GapNetwork(Protocol):
     @property
     def head(self) -> nn.Linear:
         """The linear layer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights."""
 
     def spatial(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, 3, H, W]` to features and fine features."""
@@ -49,6 +51,14 @@ class TorchEngine:
         """The network's linear head."""
         head = self._network.head
         return LinearHead(head.weight.detach().numpy(), head.bias.detach().numpy())
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the weights."""
+        digest = hashlib.sha256()
+        for name, value in self._network.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def run(self, pixels: ByteArray) -> Outputs:
         """One forward pass over `uint8` RGB `[B, H, W, 3]`."""

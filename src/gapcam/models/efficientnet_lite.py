@@ -7,8 +7,9 @@ ends in global average pooling and one linear layer, so its class maps are exact
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,6 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gapcam.types import ModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SIZE_MULTIPLE = 32
 """Total stride: for input sides that are multiples of it the constant padding equals "SAME"."""

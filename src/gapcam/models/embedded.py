@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +25,6 @@ from gapcam.models.model_file import card_from_metadata, card_to_metadata
 from gapcam.types import ModelCard, ModelError, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gapcam.models.efficientnet_lite import EfficientNetLite0
 
 NAME = "efficientnet-lite0"
@@ -112,13 +112,29 @@ def ensure_built(recipe: Recipe, tell: Callable[[str], None] | None = None) -> P
     return path
 
 
+def discard(path: Path) -> None:
+    """Delete a built model file.
+
+    Raises:
+        ModelError: The cache cannot be written.
+    """
+    with _cache_errors(path):
+        path.unlink(missing_ok=True)
+
+
 def _build_atomically(card: ModelCard, path: Path) -> None:
-    try:
+    with _cache_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
             made = Path(folder) / path.name
             _build_in_process_of_its_own(card, made)
             made.replace(path)
+
+
+@contextmanager
+def _cache_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ModelError(
             f"the model cache {path.parent} cannot be written ({error.strerror or error}). "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from gapcam.models.graph import NETWORK_INPUT, OPSET
 from gapcam.types import ModelError
-
-if TYPE_CHECKING:
-    import onnx
 
 
 class SpatialNetwork(Protocol):

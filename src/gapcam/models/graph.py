@@ -7,20 +7,17 @@ and maps with no gapcam code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gapcam.models.model_file import INPUT, card_to_metadata
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gapcam.types import FloatArray, ModelCard
+from gapcam.types import FloatArray, ModelCard
 
 OPSET = 18
 IR_VERSION = 8

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from gapcam.types import ModelCard, ModelError, Recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FORMAT = 1
 INPUT = "images"

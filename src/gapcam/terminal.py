@@ -1,0 +1,114 @@
+"""What a person at the terminal sees: tables, words, progress. Used by the command line only."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gapcam.paths import Expansion
+from gapcam.types import Localization, OutputError, Recipe
+
+
+def recipe_table(recipes: Iterable[Recipe]) -> Table:
+    """The recipes, a row each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("recipe", "input", "refine", "normalize", "threshold", "source"):
+        table.add_column(column, no_wrap=True)
+    for r in recipes:
+        size = f"{r.input_size_hw[0]} x {r.input_size_hw[1]}"
+        table.add_row(r.name, size, r.refine, r.normalize, f"{r.threshold:g}", r.source)
+    return table
+
+
+def print_table(found: Localization) -> None:
+    """One picture's detections, on standard output."""
+    height, width = found.size_hw
+    notes = "".join(f"  ({note})" for note in found.notes)
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(justify="right", style="cyan")
+    table.add_column()
+    table.add_column()
+    for d in found.detections:
+        box = "no positive evidence"
+        if d.box_xyxy is not None:
+            box = "box " + " ".join(f"{v:.1f}" for v in d.box_xyxy)
+        table.add_row(f"{d.score:.1%}", escape(d.label), box)
+    with printing() as console:
+        console.print(f"[bold]{escape(found.name)}[/]  {width} x {height}{notes}", soft_wrap=True)
+        console.print(table)
+
+
+def say_ignored(inputs: Expansion) -> None:
+    """How many files were passed over, if any."""
+    if inputs.ignored:
+        tell(f"{counted(inputs.ignored, 'other file')} ignored.")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return _Console(stderr=stderr, highlight=False, emoji=False)
+
+
+@contextmanager
+def printing(encoding: str | None = None) -> Iterator[Console]:
+    """Results to standard output at once, whatever is in a file name.
+
+    Raises:
+        OutputError: It cannot be written.
+        typer.Exit: The reader (head, less) has gone: there is nothing to say.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    try:
+        yield _console()
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(0) from error
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror}); "
+            "send it elsewhere, or use --out"
+        ) from error
+
+
+def tell(text: str) -> None:
+    """A word to the person, on standard error: standard output is for results."""
+    sys.stderr.write(f"{text}\n")  # which a progress bar takes over, to print it above itself
+
+
+def complain(error: BaseException) -> None:
+    """An error, in one line."""
+    tell(f"gapcam: {' '.join(str(error).splitlines())}")
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    console = _console(stderr=True)
+    if not console.is_terminal or total < 2:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
