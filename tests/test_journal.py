@@ -223,7 +223,7 @@ def test_a_killed_run_resumes_without_loss_or_duplicates(
     assert "holds an unfinished run: add --resume to take it up" in refused.stderr
     other = CliRunner().invoke(app, [*map(str, arguments), "--resume", "--top", "2"])
     assert other.exit_code == 2
-    assert "that run had top=None, this one has top=2; use the same settings" in other.stderr
+    assert "that run had top=5, this one has top=2; use the same settings" in other.stderr
 
     resumed = gapcam_run(*arguments, "--resume")
     assert resumed.returncode == 0, resumed.stderr

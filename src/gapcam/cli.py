@@ -20,7 +20,7 @@ from gapcam.terminal import (
     print_table,
     printing,
     progress,
-    recipe_table,
+    recipe_lines,
     say_ignored,
     tell,
 )
@@ -214,7 +214,8 @@ def models(check: CheckOption = False, classes: ClassesOption = False) -> None:
         with printing() as console:
             console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
             console.print(escape(state), soft_wrap=True)
-            console.print(recipe_table(RECIPES.values()))
+            for line in recipe_lines(RECIPES.values()):
+                console.print(escape(line), soft_wrap=True)
             if classes:
                 for i, (label, names) in enumerate(zip(card.labels, card.aliases, strict=True)):
                     line = "; ".join((f"{i:4} {names[0]} {label}", *names[1:]))

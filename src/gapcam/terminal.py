@@ -17,15 +17,13 @@ from gapcam.paths import Expansion
 from gapcam.types import Localization, OutputError, Recipe
 
 
-def recipe_table(recipes: Iterable[Recipe]) -> Table:
-    """The recipes, a row each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "input", "refine", "normalize", "threshold", "source"):
-        table.add_column(column, no_wrap=True)
+def recipe_lines(recipes: Iterable[Recipe]) -> Iterator[str]:
+    """The recipes, a line each below a line of headings."""
+    row = "{:8}  {:9}  {:8}  {:9}  {:9}  {}".format
+    yield row("recipe", "input", "refine", "normalize", "threshold", "source")
     for r in recipes:
         size = f"{r.input_size_hw[0]} x {r.input_size_hw[1]}"
-        table.add_row(r.name, size, r.refine, r.normalize, f"{r.threshold:g}", r.source)
-    return table
+        yield row(r.name, size, r.refine, r.normalize, f"{r.threshold:g}", r.source)
 
 
 def print_table(found: Localization) -> None:
