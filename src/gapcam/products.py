@@ -29,3 +29,18 @@ def matmul(a: FloatArray, b: FloatArray) -> FloatArray:
         block = slice(start, start + rows)
         np.matmul(a[..., block, :], b, out=product[..., block, :])
     return product
+
+
+def gram(columns: FloatArray) -> FloatArray:
+    """Every column of `[..., k, n]` times every other, `[..., n, n]`; each pair is done once."""
+    *batch, depth, width = columns.shape
+    transposed = columns.swapaxes(-1, -2)
+    product = np.empty((*batch, width, width), columns.dtype)
+    start = 0
+    while start < width:
+        end = min(width, start + max(1, LARGEST_BLOCK // max(1, depth * (width - start))))
+        block = product[..., start:end, start:]
+        np.matmul(transposed[..., start:end, :], columns[..., start:], out=block)
+        product[..., end:, start:end] = block[..., end - start :].swapaxes(-1, -2)
+        start = end
+    return product

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gapcam.products import matmul
+from gapcam.products import gram, matmul
 from gapcam.resample import resample
 from gapcam.types import FloatArray
 
@@ -47,6 +47,6 @@ def similarity(features: FloatArray) -> FloatArray:
     g = features.reshape(batch, channels, height * width)
     g = g - g.mean(-1, keepdims=True)
     g = g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), TINY)
-    alike = matmul(g.transpose(0, 2, 1), g)
+    alike = gram(g)
     np.maximum(alike, 0, out=alike)
     return alike
