@@ -32,7 +32,7 @@ from gapcam.engines.onnx import OnnxEngine
 from gapcam.paths import expand_paths
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
-ROUNDS = 15
+ROUNDS = 31
 BATCH = 16
 FOLDER_ROUNDS = 5
 START_ROUNDS = 7

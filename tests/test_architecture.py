@@ -35,7 +35,9 @@ MAY_IMPORT = {
     **dict.fromkeys(STAGES, LEAVES),
     "metrics": set(),
     "outputs": {"types"},
-    "localizer": LEAVES | STAGES - {"metrics", "paths"},
+    "samples": set(),
+    "loading": {"types", "engines", "models", "recipes", "localizer"},
+    "localizer": {"samples"} | LEAVES | STAGES - {"metrics", "paths"},
     "draw": LEAVES | {"images"},
     "sheet": {"types", "draw"},
     "formats": {"types", "outputs"},
@@ -43,9 +45,9 @@ MAY_IMPORT = {
     "batch": LEAVES
     | {"labels", "localizer", "draw", "sheet", "formats", "journal", "outputs", "paths"},
     "terminal": {"types", "paths"},
-    "cli": LEAVES | STAGES | {"batch", "formats", "localizer", "terminal"},
+    "cli": LEAVES | STAGES | {"batch", "formats", "loading", "localizer", "terminal"},
     "__main__": {"cli"},
-    "__init__": LEAVES | {"sheet", "localizer", "recipes"},
+    "__init__": LEAVES | {"loading", "samples", "sheet", "localizer", "recipes"},
 }
 HEAVY = {"torch", "onnx", "onnxscript"}
 HEAVY_ALLOWED = {

@@ -71,6 +71,11 @@ def test_every_recipe_is_in_the_guide():
         assert f"{recipe.threshold:.0%}".replace("%", " %") in guide
 
 
+def test_nothing_is_left_to_fill_in():
+    for page in PAGES:
+        assert not re.search(r"FIGURES|TODO|XXX", page.read_text("utf-8")), page.name
+
+
 def test_links_in_the_documentation_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):

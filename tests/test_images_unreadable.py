@@ -97,7 +97,7 @@ def test_too_large_is_refused_before_it_is_read(tmp_path: Path):
     with pytest.raises(PictureError, match=r"<bytes>: .*too many pixels") as caught:
         load_picture(png_file(50_000, 50_000, 8, b""))
     assert caught.value.__cause__ is not None
-    with pytest.raises(PictureError, match=r"at most 1,199 pixels.*40x30.*smaller.*max_pixels"):
+    with pytest.raises(PictureError, match=r"at most 1,199 pixels.*40x30.*make it smaller"):
         load_picture(encode(Image.fromarray(PIXELS), "PNG"), limits=Limits(max_pixels=1199))
     with pytest.raises(PictureError, match=r"at most 1,199 pixels"):
         load_picture(Image.fromarray(PIXELS), limits=Limits(max_pixels=1199))
@@ -105,7 +105,7 @@ def test_too_large_is_refused_before_it_is_read(tmp_path: Path):
         file.truncate(2**40)
     with pytest.raises(PictureError, match=r"big\.jpg.*at most 536,870,912 bytes.*1,099,511,627"):
         load_picture(tmp_path / "big.jpg")
-    with pytest.raises(PictureError, match=r"at most 9 bytes, it has 10; .*max_bytes"):
+    with pytest.raises(PictureError, match=r"at most 9 bytes, it has 10; "):
         load_picture(b"0123456789", limits=Limits(max_bytes=9))
     assert load_picture(PIXELS, limits=Limits(max_pixels=1)).size_hw == (30, 40)
 

@@ -11,7 +11,7 @@ import gapcam
 from gapcam.engines import Engine, LinearHead, Outputs
 from gapcam.metrics import box_iou
 from gapcam.recipes import PAPER
-from gapcam.types import ArgumentError, ByteArray, ModelError, PictureError
+from gapcam.types import ArgumentError, ByteArray, Failure, ModelError, PictureError
 
 CAT_CLASSES = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 FACE_XYXY = (60, 10, 370, 295)
@@ -184,14 +184,47 @@ def test_a_class_is_found_however_it_is_spelt(localizer: gapcam.Localizer, name:
     assert localizer.class_id(name) == 285
 
 
-@pytest.mark.parametrize("classes", ["tabby", [], ()])
+def test_numpy_numbers_are_numbers(localizer: gapcam.Localizer, cat: Path):
+    found = localizer(cat, classes=np.array([281, 285]))
+    assert [d.class_id for d in found.detections] == [281, 285]
+    assert localizer.class_id(np.int64(7)) == 7
+    assert len(localizer(cat, top=np.int64(3)).detections) == 3
+
+
+@pytest.mark.parametrize("source", [None, 7, object()])
+def test_what_is_no_picture_is_explained(localizer: gapcam.Localizer, source: object):
+    with pytest.raises(ArgumentError, match="expected a path, bytes, PIL image, array or an itera"):
+        localizer(source)
+    with pytest.raises(ArgumentError, match=r"check: expected a list of pictures, got one"):
+        localizer.check("cat.jpg")
+
+
+def test_a_stream_gives_a_bad_picture_in_its_turn(localizer: gapcam.Localizer, cat: Path):
+    sources = [cat, "gone.jpg", b"no picture", cat]
+    names = []
+    with pytest.raises(PictureError, match=r"gone\.jpg"):
+        names.extend(found.name for found in localizer(sources))
+    assert names == [] or names == [str(cat)]
+    stream = localizer(sources)
+    assert next(stream).name == str(cat)
+    with pytest.raises(PictureError):
+        next(stream)
+    first, second, third, fourth = localizer(sources, on_error="yield")
+    assert isinstance(second, Failure)
+    assert (second.name, third.name) == ("gone.jpg", "<bytes>")
+    assert first.detections[0].box_xyxy == pytest.approx(fourth.detections[0].box_xyxy)
+    with pytest.raises(ArgumentError, match="on_error: expected 'raise' or 'yield', got 'skip'"):
+        localizer(sources, on_error="skip")
+
+
+@pytest.mark.parametrize("classes", ["tabby", [], (), 285])
 def test_classes_must_be_a_list(localizer: gapcam.Localizer, cat: Path, classes: object):
     with pytest.raises(ArgumentError, match="classes: expected a list of names or ids"):
         localizer(cat, classes=classes)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("top", [0, -3, 1001])
-def test_top_must_be_in_range(localizer: gapcam.Localizer, cat: Path, top: int):
+@pytest.mark.parametrize("top", [0, -3, 1001, 2.5, "3", True])
+def test_top_must_be_in_range(localizer: gapcam.Localizer, cat: Path, top: object):
     with pytest.raises(ArgumentError, match=rf"top: expected 1 to 1000 .*got {top}"):
         localizer(cat, top=top)
 
@@ -240,6 +273,35 @@ def test_a_wrong_head_is_found_out(localizer: gapcam.Localizer, cat: Path):
     assert not proof.exact
     assert proof.largest_gap == pytest.approx(np.abs(localizer.engine.head.bias).max(), rel=1e-2)
     assert "NOT exact" in str(proof)
+
+
+class WithNan(WithoutBias):
+    """An engine whose second picture has a feature that is no number."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.head, self.runs = engine, engine.head, 0
+
+    def run(self, pixels: ByteArray) -> Outputs:
+        out = self.engine.run(pixels)
+        self.runs += 1
+        if self.runs == 2:
+            out.features[0, 0, 0, 0] = np.nan
+        return out
+
+
+def test_a_map_that_is_no_number_is_never_exact(localizer: gapcam.Localizer):
+    proof = gapcam.Localizer(WithNan(localizer.engine), localizer.card).check()
+    assert not proof.exact
+    assert "NOT exact" in str(proof)
+
+
+def test_a_card_that_does_not_fit_its_network_is_refused(localizer: gapcam.Localizer):
+    few = dataclasses.replace(localizer.card, labels=("cat", "dog"))
+    with pytest.raises(ModelError, match=r"expected a label for each of 1000 logits, got 2"):
+        gapcam.Localizer(localizer.engine, few)
+    odd = dataclasses.replace(PAPER, input_size_hw=(230, 224))
+    with pytest.raises(ArgumentError, match=r"must be multiples of 32 .* got 230 x 224"):
+        gapcam.Localizer(localizer.engine, localizer.card, odd)
 
 
 def test_a_proof_needs_a_picture(localizer: gapcam.Localizer):

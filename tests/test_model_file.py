@@ -91,6 +91,31 @@ def test_damaged_metadata_is_named(key: str, value: str | None):
         card_from_metadata(metadata, "x.onnx")
 
 
+def test_an_unknown_head_is_refused():
+    metadata = card_to_metadata(embedded.model_card(DEFAULT)) | {"gapcam.head": '"mlp"'}
+    with pytest.raises(ModelError, match=r"x\.onnx: head 'mlp', this gapcam knows 'gap-linear'"):
+        card_from_metadata(metadata, "x.onnx")
+
+
+def test_a_file_whose_maps_do_not_add_up_is_refused(built: Path, tmp_path: Path):
+    model = onnx.load(built)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    del gemm.input[2]  # the network forgets its bias, the file still names it
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(ModelError, match=r"wrong\.onnx: .*class maps are NOT exact"):
+        gapcam.load(tmp_path / "wrong.onnx")
+
+
+def test_building_runs_no_code_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "csv.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GAPCAM_CACHE", "cache")
+    assert embedded.ensure_built(DEFAULT).is_file()
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08" * 50])
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "broken.onnx"

@@ -84,3 +84,21 @@ def test_default_and_fine_refine_and_differ_in_size_and_threshold_only():
         "minmax",
         (320, 320),
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("threshold", 1, "a number from 0 up to 1, got 1"),
+        ("threshold", "0.4", "a number from 0 up to 1, got '0.4'"),
+        ("ivr_percentile", -0.1, "a number from 0 up to 1"),
+        ("normalize", "softmax", "'max' or 'minmax' or 'ivr', got 'softmax'"),
+        ("components", "some", "'largest' or 'all'"),
+        ("input_size_hw", (224,), "two sides in pixels"),
+        ("input_size_hw", (224, 0), "two sides in pixels"),
+        ("top", 0, "a number of classes, got 0"),
+    ],
+)
+def test_a_recipe_refuses_what_cannot_be_meant(field: str, value: object, words: str):
+    with pytest.raises(ArgumentError, match=rf"recipe 'paper': {field}: expected .*{words}"):
+        replace(RECIPES["paper"], **{field: value})

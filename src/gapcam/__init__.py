@@ -17,8 +17,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gapcam.localizer import Localizer, Proof, load, sample_pictures
+    from gapcam.loading import load
+    from gapcam.localizer import Localizer, Proof
     from gapcam.recipes import RECIPES
+    from gapcam.samples import sample_pictures
     from gapcam.sheet import contact_sheet
     from gapcam.types import Detection, GapcamError, Localization, Recipe
 
@@ -31,8 +33,8 @@ _HOME = {
     "RECIPES": "recipes",
     "Recipe": "types",
     "contact_sheet": "sheet",
-    "load": "localizer",
-    "sample_pictures": "localizer",
+    "load": "loading",
+    "sample_pictures": "samples",
 }
 
 __all__ = [  # noqa: RUF022

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,13 +27,12 @@ from gapcam.types import (
     GapcamError,
     IntArray,
     Localization,
-    Picture,
 )
 
 Result: TypeAlias = Localization | Failure
 
 CHUNK = 8
-"""Pictures a worker takes at a time: a larger batch is no faster on one thread."""
+"""The most pictures a worker takes at a time: more are no faster on one thread."""
 
 SHEET_TILES = 60
 OVERLAY_QUALITY = 92
@@ -93,7 +92,7 @@ def localize_many(
     Yields:
         One result a path; a picture that cannot be read is a `Failure` in its place.
     """
-    yield from _in_chunks(partial(_localize_chunk, localizer, wanted), paths, workers)
+    yield from _in_chunks(lambda chunk: localizer.localize_readable(chunk, wanted), paths, workers)
 
 
 def _in_chunks(
@@ -101,34 +100,19 @@ def _in_chunks(
 ) -> Generator[Result, None, None]:
     """The results of `work` on chunks of paths, in order; one chunk more than workers is ahead."""
     count = workers or os.cpu_count() or 1
+    size = min(CHUNK, math.ceil(len(paths) / count)) if isinstance(paths, Sequence) else CHUNK
     remaining = iter(paths)
     waiting: deque[Future[list[Result]]] = deque()
     pool = ThreadPoolExecutor(count, thread_name_prefix="gapcam")
     try:
         while True:
-            while len(waiting) <= count and (chunk := list(islice(remaining, CHUNK))):
+            while len(waiting) <= count and (chunk := list(islice(remaining, size))):
                 waiting.append(pool.submit(work, chunk))
             if not waiting:
                 return
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _localize_chunk(
-    localizer: Localizer, wanted: IntArray | int, paths: Sequence[str]
-) -> list[Result]:
-    read = [_read(localizer, path) for path in paths]
-    pictures = [picture for picture in read if isinstance(picture, Picture)]
-    found = iter(localizer.localize(pictures, [picture.name for picture in pictures], wanted))
-    return [item if isinstance(item, Failure) else next(found) for item in read]
-
-
-def _read(localizer: Localizer, path: str) -> Picture | Failure:
-    try:
-        return localizer.read(path)
-    except GapcamError as error:
-        return Failure(path, error)
 
 
 def without_results(inputs: Expansion, out_dir: Path) -> Expansion:
@@ -166,7 +150,7 @@ def localize_into(
         OutputError: Something cannot be written; what was written stays and can be resumed.
     """
     wanted = localizer.wanted(options.classes, options.top)
-    settings = _settings(localizer, wanted)
+    settings = _settings(localizer, inputs, wanted, options)
     counts = {Localization: 0, Failure: 0}
     with Journal(options.out_dir, settings, resume=options.resume) as journal:
         done = {_absolute(path) for path in journal.done}
@@ -191,13 +175,18 @@ def record_of(result: Result) -> Record:
     return failure_record(result) if isinstance(result, Failure) else to_record(result)
 
 
-def _settings(localizer: Localizer, wanted: IntArray | int) -> dict[str, Any]:
+def _settings(
+    localizer: Localizer, inputs: Expansion, wanted: IntArray | int, options: RunOptions
+) -> dict[str, Any]:
     return {
         "model": localizer.card.name,
         "model_sha256": localizer.engine.fingerprint,
         "recipe": asdict(localizer.recipe),
         "classes": None if isinstance(wanted, int) else wanted.tolist(),
         "top": wanted if isinstance(wanted, int) else None,
+        "overlays": options.overlays,
+        # Relative paths in the records mean nothing in another folder.
+        "folder": None if all(map(os.path.isabs, inputs.paths)) else os.getcwd(),  # noqa: PTH109
     }
 
 
@@ -212,7 +201,7 @@ def _results(
     """The results of a run, their overlays already written."""
 
     def work(chunk: Sequence[str]) -> list[Result]:
-        results = _localize_chunk(localizer, wanted, chunk)
+        results = localizer.localize_readable(chunk, wanted)
         if not options.overlays:
             return results
         return [_with_overlay(result, inputs, options.out_dir) for result in results]
@@ -241,12 +230,15 @@ def overlay_path(inputs: Expansion, path: str, out_dir: Path) -> Path:
     """Where the overlay of a picture goes: `cat.jpg` to `overlays/cat_cam.jpg`.
 
     Other suffixes stay in the name (`cat.png` to `cat_png_cam.jpg`), and so does that of
-    `cat_png.jpg`, so that no two meet. Names too long for a file are cut and get a hash.
+    `cat_png.jpg`, so that no two meet. Names too long for a file are cut and get a hash, and so
+    do those without the suffix of a picture.
     """
     relative = inputs.relative(path)
     stem, suffix = relative.stem, relative.suffix
     like_another = f".{stem.rpartition('_')[2].lower()}" in PICTURE_SUFFIXES
     kept = "" if suffix == ".jpg" and not like_another else suffix.replace(".", "_")
+    if suffix.lower() not in PICTURE_SUFFIXES:
+        kept = f"_{hashlib.sha256(os.fsencode(relative.name)).hexdigest()[:12]}"
     name = f"{stem}{kept}{OVERLAY_END}"
     if len(os.fsencode(name)) > LONGEST_NAME:
         digest = hashlib.sha256(os.fsencode(relative.name)).hexdigest()[:12]

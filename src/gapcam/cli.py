@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -178,7 +179,7 @@ def localize(
     """
     with _reporting_errors():
         _check_options(top, classes, out, format, resume)
-        from gapcam.localizer import load
+        from gapcam.loading import load
         from gapcam.paths import expand_paths
 
         inputs = expand_paths(paths, sys.stdin)
@@ -203,14 +204,16 @@ def localize(
 def models(check: CheckOption = False, classes: ClassesOption = False) -> None:
     """List models and recipes; --check proves the maps."""
     with _reporting_errors():
-        from gapcam.localizer import load
+        from gapcam.loading import load
         from gapcam.models import embedded
         from gapcam.recipes import DEFAULT, RECIPES
 
         proof = load(tell=tell).check() if check else None
         card = embedded.model_card(DEFAULT)
         path = embedded.model_path(card)
-        state = f"built: {path}" if path.is_file() else f"built at first use into {path.parent}"
+        state = (
+            f"built: {path}" if os.path.isfile(path) else f"built at first use into {path.parent}"
+        )
         with printing() as console:
             console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
             console.print(escape(state), soft_wrap=True)

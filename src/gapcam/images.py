@@ -190,8 +190,7 @@ def _check_bytes(name: str, size: int, limits: Limits) -> None:
         )
     if size > limits.max_bytes:
         raise PictureError(
-            f"{name}: expected at most {limits.max_bytes:,} bytes, it has {size:,}; "
-            "save it smaller, or raise Limits(max_bytes=...)"
+            f"{name}: expected at most {limits.max_bytes:,} bytes, it has {size:,}; save it smaller"
         )
 
 
@@ -202,7 +201,7 @@ def _check_pixels(name: str, size_wh: tuple[int, int], limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise PictureError(
             f"{name}: expected at most {limits.max_pixels:,} pixels, it is {width}x{height}, too "
-            "many pixels; make it smaller, or raise Limits(max_pixels=...)"
+            "many pixels; make it smaller"
         )
 
 

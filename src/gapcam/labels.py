@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TypeAlias
 
+import numpy as np
+
 from gapcam.types import ArgumentError, ModelCard
 
 ClassName: TypeAlias = "str | int"
@@ -18,10 +20,12 @@ def class_id(card: ModelCard, name: ClassName) -> int:
         ArgumentError: No class, or more than one, has that name; close names are suggested.
     """
     labels = card.labels
-    if isinstance(name, int):
+    if isinstance(name, int | np.integer):
         if 0 <= name < len(labels):
-            return name
+            return int(name)
         raise ArgumentError(f"class id {name}: expected 0 to {len(labels) - 1}")
+    if not isinstance(name, str):
+        raise ArgumentError(f"class: expected a name or an id, got {name!r}")
     asked = _plain(name)
     found = [i for i, label in enumerate(labels) if _plain(label) == asked] or [
         i for i, names in enumerate(card.aliases) if asked in map(_plain, names)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
 
 from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale_point
 from gapcam.engines import Engine, Outputs
-from gapcam.engines.onnx import OnnxEngine
 from gapcam.images import load_picture, resize_picture
 from gapcam.labels import ClassName, class_id
 from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
-from gapcam.models import embedded
-from gapcam.models.model_file import card_from_metadata
-from gapcam.recipes import DEFAULT, recipe_named
 from gapcam.refine import affinity
 from gapcam.resample import resample
+from gapcam.samples import sample_pictures
 from gapcam.types import (
     ArgumentError,
     BoolArray,
     Detection,
+    Failure,
     FloatArray,
+    GapcamError,
     IntArray,
     Localization,
     ModelCard,
@@ -91,6 +89,10 @@ class Localizer:
         engine: What runs the network.
         card: What the model says of itself.
         recipe: How maps become boxes; the model's own when None.
+
+    Raises:
+        ModelError: Labels and logits differ in number.
+        ArgumentError: The recipe's input size does not fit the network.
     """
 
     def __init__(self, engine: Engine, card: ModelCard, recipe: Recipe | None = None) -> None:
@@ -98,14 +100,29 @@ class Localizer:
         self.card = card
         self.recipe = recipe or card.recipe
         self._head = engine.head
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        card, size_hw = self.card, self.recipe.input_size_hw
+        if len(card.labels) != len(self._head.weights):
+            raise ModelError(
+                f"{card.name}: expected a label for each of {len(self._head.weights)} logits, got "
+                f"{len(card.labels)}. Build the model file again."
+            )
+        if any(side < 1 or side % card.size_multiple for side in size_hw):
+            raise ArgumentError(
+                f"recipe {self.recipe.name!r}: input sides must be multiples of "
+                f"{card.size_multiple} for {card.name}, got {size_hw[0]} x {size_hw[1]}"
+            )
 
     @overload  # a str is one picture, though it also is an iterable of str
     def __call__(  # type: ignore[overload-overlap]
         self,
         source: PictureSource,
         *,
-        classes: Sequence[ClassName] | None = ...,
+        classes: Iterable[ClassName] | None = ...,
         top: int | None = ...,
+        on_error: Literal["raise", "yield"] = ...,
     ) -> Localization: ...
 
     @overload
@@ -113,17 +130,29 @@ class Localizer:
         self,
         source: Iterable[PictureSource],
         *,
-        classes: Sequence[ClassName] | None = ...,
+        classes: Iterable[ClassName] | None = ...,
         top: int | None = ...,
+        on_error: Literal["raise"] = ...,
     ) -> Iterator[Localization]: ...
+
+    @overload
+    def __call__(
+        self,
+        source: Iterable[PictureSource],
+        *,
+        classes: Iterable[ClassName] | None = ...,
+        top: int | None = ...,
+        on_error: Literal["yield"],
+    ) -> Iterator[Localization | Failure]: ...
 
     def __call__(
         self,
         source: PictureSource | Iterable[PictureSource],
         *,
-        classes: Sequence[ClassName] | None = None,
+        classes: Iterable[ClassName] | None = None,
         top: int | None = None,
-    ) -> Localization | Iterator[Localization]:
+        on_error: Literal["raise", "yield"] = "raise",
+    ) -> Localization | Iterator[Localization] | Iterator[Localization | Failure]:
         """Localize one picture, or stream over many.
 
         Args:
@@ -131,24 +160,56 @@ class Localizer:
                 them, which is read lazily, a batch at a time.
             classes: Where are these classes (names or ids), whatever their rank? Default: the best.
             top: How many of the best classes; the recipe's number when None.
+            on_error: In a stream, a picture that cannot be read is raised in its turn, or yielded
+                as a `gapcam.types.Failure` and the stream goes on.
 
         Raises:
-            ArgumentError: An unknown class, or `top` out of range.
+            ArgumentError: An unknown class, `top` out of range, or not a picture.
             PictureError: A picture cannot be read.
         """
         wanted = self.wanted(classes, top)
         if isinstance(source, str | Path | bytes | Image.Image | np.ndarray):
             return self.localize([self.read(source)], [source], wanted)[0]
-        return self._stream(iter(source), wanted)
+        if on_error not in ("raise", "yield"):
+            raise ArgumentError(f"on_error: expected 'raise' or 'yield', got {on_error!r}")
+        if not isinstance(source, Iterable):
+            raise ArgumentError(
+                "expected a path, bytes, PIL image, array or an iterable of them, got "
+                f"{type(source).__name__}"
+            )
+        return self._stream(iter(source), wanted, on_error)
 
     def _stream(
-        self, sources: Iterator[PictureSource], wanted: IntArray | int
-    ) -> Iterator[Localization]:
+        self, sources: Iterator[PictureSource], wanted: IntArray | int, on_error: str
+    ) -> Iterator[Any]:
         while batch := list(islice(sources, BATCH_SIZE)):
-            yield from self.localize([self.read(source) for source in batch], batch, wanted)
+            for result in self.localize_readable(batch, wanted):
+                if isinstance(result, Failure) and on_error == "raise":
+                    raise result.error
+                yield result
+
+    def localize_readable(
+        self, sources: Sequence[PictureSource], wanted: IntArray | int
+    ) -> list[Localization | Failure]:
+        """Read and localize a batch, in order; what cannot be read is a `Failure` in its place."""
+        read = [self._read_or_fail(source) for source in sources]
+        good = [
+            (item, source)
+            for item, source in zip(read, sources, strict=True)
+            if isinstance(item, Picture)
+        ]
+        found = iter(self.localize([p for p, _ in good], [s for _, s in good], wanted))
+        return [item if isinstance(item, Failure) else next(found) for item in read]
+
+    def _read_or_fail(self, source: PictureSource) -> Picture | Failure:
+        try:
+            return self.read(source)
+        except GapcamError as error:
+            name = source if isinstance(source, str | Path) else f"<{type(source).__name__}>"
+            return Failure(str(name), error)
 
     def wanted(
-        self, classes: Sequence[ClassName] | None = None, top: int | None = None
+        self, classes: Iterable[ClassName] | None = None, top: int | None = None
     ) -> IntArray | int:
         """The ids `[n]` of the classes asked for, or how many of the best to take.
 
@@ -158,14 +219,20 @@ class Localizer:
         if classes is not None:
             if top is not None:
                 raise ArgumentError("give either classes or top, not both")
-            if isinstance(classes, str | int) or not classes:
+            if isinstance(classes, str) or not isinstance(classes, Iterable):
                 raise ArgumentError(f"classes: expected a list of names or ids, got {classes!r}")
-            return np.array(list(dict.fromkeys(self.class_id(name) for name in classes)))
+            ids = list(dict.fromkeys(self.class_id(name) for name in classes))
+            if not ids:
+                raise ArgumentError("classes: expected a list of names or ids, got an empty one")
+            return np.array(ids)
         limit = len(self.card.labels)
-        top = min(self.recipe.top, limit) if top is None else top
-        if not 1 <= top <= limit:
+        if top is None:
+            return min(self.recipe.top, limit)
+        number: Any = top  # Any: callers may give anything
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or not 1 <= number <= limit:
             raise ArgumentError(f"top: expected 1 to {limit} (the model's classes), got {top}")
-        return top
+        return int(top)
 
     def read(self, source: PictureSource) -> Picture:
         """Read a picture and squash it to the recipe's input size; safe to call from threads."""
@@ -278,13 +345,20 @@ class Localizer:
 
         Args:
             sources: Pictures to prove it on; the photographs shipped with gapcam when None.
+
+        Raises:
+            ArgumentError: Not a list of pictures, or an empty one.
+            PictureError: A picture cannot be read.
         """
+        if isinstance(sources, str | Path | bytes):
+            raise ArgumentError(f"check: expected a list of pictures, got one: {sources!r:.80}")
         largest, low, high, pictures = 0.0, np.inf, -np.inf, 0
         for source in sample_pictures() if sources is None else sources:
             outputs = self.engine.run(self.read(source).pixels[np.newaxis])
             gap = head_gap(outputs.features, self._head.weights, self._head.bias, outputs.logits)
-            largest, pictures = max(largest, gap), pictures + 1
-            low, high = min(low, outputs.logits.min()), max(high, outputs.logits.max())
+            largest, pictures = float(np.maximum(largest, gap)), pictures + 1  # keeps a NaN
+            low = np.minimum(low, outputs.logits.min())
+            high = np.maximum(high, outputs.logits.max())
         if not pictures:
             raise ArgumentError("check: expected at least one picture, got none")
         return Proof(
@@ -294,59 +368,3 @@ class Localizer:
 
 def _empty_mask(size_hw: SizeHW) -> BoolArray:
     return np.zeros(size_hw, np.bool_)
-
-
-def sample_pictures() -> list[Path]:
-    """The photographs shipped with gapcam (see `samples/README.md` for their sources)."""
-    folder = Path(str(resources.files("gapcam").joinpath("samples")))
-    return sorted(folder.glob("*.jpg"))
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    recipe: str | Recipe | None = None,
-    threads: int = 0,
-    tell: Callable[[str], None] | None = None,
-) -> Localizer:
-    """Load a model and get a localizer.
-
-    Args:
-        model: None or `"efficientnet-lite0"` for the embedded ImageNet model (built into the cache
-            at first use), or the path of a gapcam model file.
-        recipe: A recipe or its name; the model's own when None.
-        threads: How many threads a forward pass may use; 0 means one a core.
-        tell: Called with a word of progress when something takes long.
-
-    Raises:
-        ArgumentError: An unknown model or recipe name.
-        ModelError: The model cannot be loaded or built.
-    """
-    if threads < 0:
-        raise ArgumentError(f"threads: expected 0 (one a core) or more, got {threads}")
-    chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    if model is None or model == embedded.NAME:
-        return _open_embedded(threads, chosen, tell)
-    if Path(model).suffix == ".onnx":
-        return _open(Path(model), threads, chosen)
-    raise ArgumentError(
-        f"model {str(model)!r} is unknown: expected {embedded.NAME!r} or the path of a gapcam "
-        "model file (.onnx)"
-    )
-
-
-def _open_embedded(
-    threads: int, recipe: Recipe | None, tell: Callable[[str], None] | None
-) -> Localizer:
-    """The embedded model; a file in the cache that has been damaged is built again."""
-    path = embedded.ensure_built(DEFAULT, tell)
-    try:
-        return _open(path, threads, recipe)
-    except ModelError:
-        embedded.discard(path)
-        return _open(embedded.ensure_built(DEFAULT, tell), threads, recipe)
-
-
-def _open(path: Path, threads: int, recipe: Recipe | None) -> Localizer:
-    engine = OnnxEngine(path, threads)
-    return Localizer(engine, card_from_metadata(engine.metadata, str(path)), recipe)

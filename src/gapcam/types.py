@@ -92,6 +92,15 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
+_RECIPE_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "resize": ("squash",),
+    "refine": ("none", "affinity"),
+    "upsample": ("bilinear", "bicubic"),
+    "normalize": ("max", "minmax", "ivr"),
+    "components": ("largest", "all"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A named, frozen set of choices that turns class maps into boxes.
@@ -125,6 +134,31 @@ class Recipe:
     components: Literal["largest", "all"] = "largest"
     min_area_share: float = 0.1
     top: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ArgumentError: A field has a value that is not one of its choices or out of range.
+        """
+        for name, choices in _RECIPE_CHOICES.items():
+            if getattr(self, name) not in choices:
+                self._refuse(name, " or ".join(map(repr, choices)))
+        for name in ("threshold", "ivr_percentile", "min_area_share"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < 1:
+                self._refuse(name, "a number from 0 up to 1")
+        sides: tuple[Any, ...] = self.input_size_hw  # Any: a file's metadata may hold anything
+        top: Any = self.top
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            self._refuse("input_size_hw", "two sides in pixels")
+        if not isinstance(top, int) or top < 1:
+            self._refuse("top", "a number of classes")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ArgumentError(
+            f"recipe {self.name!r}: {name}: expected {expected}, got {getattr(self, name)!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class OnnxEngine:
 
 
 def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such model file. Check the path, or see: gapcam models")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

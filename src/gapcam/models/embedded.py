@@ -58,7 +58,7 @@ def model_card(recipe: Recipe) -> ModelCard:
 def model_path(card: ModelCard) -> Path:
     """Where the built model file lies: its name holds a hash of weights, code, card and version."""
     digest = hashlib.sha256(weights_path().read_bytes())
-    for source in ("efficientnet_lite.py", "graph.py", "model_file.py", "embedded.py"):
+    for source in ("efficientnet_lite.py", "export.py", "graph.py", "model_file.py", "embedded.py"):
         digest.update(resources.files("gapcam.models").joinpath(source).read_bytes())
     digest.update(json.dumps(card_to_metadata(card), sort_keys=True).encode())
     return cache_folder() / f"{NAME}-{digest.hexdigest()[:16]}.onnx"
@@ -105,7 +105,7 @@ def ensure_built(recipe: Recipe, tell: Callable[[str], None] | None = None) -> P
     """
     card = model_card(recipe)
     path = model_path(card)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which never raises, unlike Path.is_file
         if tell is not None:
             tell(f"Building {NAME} once (about 20 s) into {path.parent} ...")
         _build_atomically(card, path)
@@ -143,9 +143,11 @@ def _cache_errors(path: Path) -> Iterator[None]:
 
 
 def _build_in_process_of_its_own(card: ModelCard, path: Path) -> None:
-    command = [sys.executable, "-m", "gapcam.models.embedded", str(path)]
+    # In the new folder: `-m` lets Python import from the working folder, which may hold anything.
+    command = [sys.executable, "-m", "gapcam.models.embedded", str(path.absolute())]
     done = subprocess.run(  # noqa: S603
         command,
+        cwd=path.parent,
         input=json.dumps(card_to_metadata(card)),
         capture_output=True,
         text=True,
@@ -153,7 +155,11 @@ def _build_in_process_of_its_own(card: ModelCard, path: Path) -> None:
     )
     if done.returncode != 0 or not path.is_file():
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"building {NAME} failed with exit code {done.returncode}: {last}")
+        raise ModelError(
+            f"building {NAME} failed with exit code {done.returncode}: {last}. "
+            f"It needs about 2 GB of memory and 100 MB of disk; {CACHE_VARIABLE} names another "
+            "cache folder, and reinstalling with -c constraints.txt gives the tested versions."
+        )
 
 
 def load_network() -> EfficientNetLite0:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gapcam.types import ModelCard, ModelError, Recipe
+from gapcam.types import ArgumentError, ModelCard, ModelError, Recipe
 
 FORMAT = 1
 INPUT = "images"
@@ -59,7 +59,7 @@ def card_from_metadata(metadata: Mapping[str, str], origin: str) -> ModelCard:
             if key.startswith(PREFIX)
         }
         return _card(fields, origin)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArgumentError) as error:
         raise ModelError(
             f"{origin}: the model file's metadata is damaged ({type(error).__name__}: {error}). "
             "Build the file again."
@@ -72,11 +72,15 @@ def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
             f"{origin}: model file format {fields['format']}, this gapcam reads format {FORMAT}. "
             "Build the file again with this version, or update gapcam."
         )
+    if fields["head"] != "gap-linear":
+        raise ModelError(
+            f"{origin}: head {fields['head']!r}, this gapcam knows 'gap-linear'. Update gapcam."
+        )
     recipe = dict(fields["recipe"])
     recipe["input_size_hw"] = tuple(recipe["input_size_hw"])
     return ModelCard(
         name=fields["name"],
-        labels=tuple(fields["labels"]),
+        labels=tuple(map(str, fields["labels"])),
         aliases=tuple(tuple(names) for names in fields["aliases"]),
         head=fields["head"],
         map_stride=int(fields["map_stride"]),
