@@ -14,41 +14,10 @@ from PIL import Image
 
 from gapcam.images import Limits, load_picture
 from gapcam.types import Picture, PictureError
-from picture_files import (
-    as_plain_user,
-    encode,
-    open_folder,
-    png_file,
-    smooth_pixels,
-)
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-ORIENTATION = 0x0112
-# The stored array from the upright one, one by one from the EXIF standard (row 0 is ..., ...).
-STORED_FROM_UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: np.rot90(a, -1),
-}
-PIXELS = smooth_pixels(30, 40)
-
-
-def with_orientation(stored: np.ndarray, kind: str, orientation: int, **options: object) -> bytes:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a.astype(float) - b.astype(float)).mean())
-
+from picture_files import PIXELS, as_plain_user, encode, open_folder, png_file, with_orientation
 
 # --- files that cannot be read -----------------------------------------------------------------
 

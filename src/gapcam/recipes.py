@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from gapcam.types import ArgumentError, Recipe
@@ -17,15 +18,7 @@ DEFAULT = Recipe(
     chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
 )
 
-FINE = Recipe(
-    name="fine",
-    input_size_hw=(320, 320),
-    refine="affinity",
-    normalize="minmax",
-    threshold=0.42,
-    source="ours (docs/decisions/0001)",
-    chosen_on="630 ILSVRC validation pictures (benchmarks/localization.py)",
-)
+FINE = replace(DEFAULT, name="fine", input_size_hw=(320, 320), threshold=0.42)
 
 PAPER = Recipe(
     name="paper",
