@@ -195,6 +195,19 @@ def test_a_resumed_run_knows_a_picture_however_it_is_spelled(
         assert (seen, summary.earlier) == ([], 4)
 
 
+def test_a_resume_from_another_folder_never_mistakes_one_picture_for_another(
+    localizer: gapcam.Localizer, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    run(localizer, expand_paths(["photos"]), tmp_path / "relative")
+    run(localizer, expand_paths([str(samples)]), tmp_path / "absolute")
+    monkeypatch.chdir(samples)
+    with pytest.raises(ArgumentError, match=rf"started in {tmp_path}, .* resume it from there"):
+        run(localizer, expand_paths([str(samples)]), tmp_path / "relative", resume=True)
+    _, summary = run(localizer, expand_paths(["."]), tmp_path / "absolute", resume=True)
+    assert summary.earlier == 4
+
+
 def test_a_new_run_replaces_a_finished_one(localizer: gapcam.Localizer, tmp_path: Path):
     run(localizer, expand_paths(SAMPLES), tmp_path / "out")
     run(localizer, expand_paths(SAMPLES[:1]), tmp_path / "out", classes=("tabby",))

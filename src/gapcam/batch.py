@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gapcam.formats import FORMATS, Record, failure_record, read_records, to_record
-from gapcam.journal import Journal
+from gapcam.journal import FOLDER, Journal
 from gapcam.labels import ClassName
 from gapcam.localizer import Localizer
 from gapcam.outputs import replacing
@@ -150,7 +150,7 @@ def localize_into(
         OutputError: Something cannot be written; what was written stays and can be resumed.
     """
     wanted = localizer.wanted(options.classes, options.top)
-    settings = _settings(localizer, inputs, wanted, options)
+    settings = _settings(localizer, wanted, options)
     counts = {Localization: 0, Failure: 0}
     with Journal(options.out_dir, settings, resume=options.resume) as journal:
         done = {_absolute(path) for path in journal.done}
@@ -175,9 +175,7 @@ def record_of(result: Result) -> Record:
     return failure_record(result) if isinstance(result, Failure) else to_record(result)
 
 
-def _settings(
-    localizer: Localizer, inputs: Expansion, wanted: IntArray | int, options: RunOptions
-) -> dict[str, Any]:
+def _settings(localizer: Localizer, wanted: IntArray | int, options: RunOptions) -> dict[str, Any]:
     return {
         "model": localizer.card.name,
         "model_sha256": localizer.engine.fingerprint,
@@ -185,8 +183,7 @@ def _settings(
         "classes": None if isinstance(wanted, int) else wanted.tolist(),
         "top": wanted if isinstance(wanted, int) else None,
         "overlays": options.overlays,
-        # Relative paths in the records mean nothing in another folder.
-        "folder": None if all(map(os.path.isabs, inputs.paths)) else os.getcwd(),  # noqa: PTH109
+        FOLDER: str(Path.cwd()),
     }
 
 

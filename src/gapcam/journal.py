@@ -8,6 +8,7 @@ the pictures that succeeded, drops a half-written last line and tries the failed
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,8 @@ from gapcam.types import ArgumentError
 RESULTS = "localizations.jsonl"
 PARTIAL = "localizations.jsonl.partial"
 SETTINGS = "run.json"
+FOLDER = "folder"
+"""The setting that names the working folder, which relative paths in the records go from."""
 
 
 class Journal:
@@ -40,7 +43,7 @@ class Journal:
         self._partial = folder / PARTIAL
         self._settings = folder / SETTINGS
         if resume:
-            self._check_settings(settings)
+            started_in = self._check_settings(settings)
         with output_errors(folder):
             if not resume and self._partial.exists():
                 raise ArgumentError(
@@ -49,6 +52,11 @@ class Journal:
                 )
             folder.mkdir(parents=True, exist_ok=True)
         self.done = self._take_up() if resume else frozenset()
+        if resume and started_in != settings.get(FOLDER) and not all(map(os.path.isabs, self.done)):
+            raise ArgumentError(
+                f"{self._settings}: that run was started in {started_in}, and its records have "
+                "relative paths; resume it from there"
+            )
         with output_errors(self._partial):
             self._partial.touch()  # before the settings, or old results could pass as made by them
         with replacing(self._settings) as out:
@@ -84,16 +92,18 @@ class Journal:
         with output_errors(self._partial):
             self._out.close()
 
-    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+    def _check_settings(self, settings: Mapping[str, Any]) -> object:
+        """Refuse other settings than the earlier run's; returns the folder it was started in."""
         try:
             earlier = dict(json.loads(self._settings.read_text("utf-8")))
         except FileNotFoundError:
-            return
+            return settings.get(FOLDER)
         except (OSError, ValueError, TypeError) as error:
             raise ArgumentError(
                 f"{self._settings}: cannot be read ({error}); start anew in another folder"
             ) from error
-        other = [k for k in settings if earlier.get(k) != json.loads(json.dumps(settings[k]))]
+        compared = [k for k in settings if k != FOLDER]
+        other = [k for k in compared if earlier.get(k) != json.loads(json.dumps(settings[k]))]
         if other:
             was = ", ".join(f"{k}={earlier.get(k)!r}" for k in other)
             now = ", ".join(f"{k}={settings[k]!r}" for k in other)
@@ -101,6 +111,7 @@ class Journal:
                 f"{self._settings}: that run had {was}, this one has {now}; use the same settings "
                 "to resume, or another output folder"
             )
+        return earlier.get(FOLDER)
 
     def _take_up(self) -> frozenset[str]:
         """Keep only the good lines of the earlier run; returns the paths of their pictures."""
