@@ -100,6 +100,7 @@ def score(examples: Sequence[Example], best: list[Localization], known: list[Loc
     ]
     row = {
         "top1": np.array([right[0][0] for right in ranked]),
+        "mean_top_score": np.array([b.detections[0].score for b in best]),
         "top5": np.array([any(c for c, _ in right) for right in ranked]),
         "top1_loc": np.array([all(right[0]) for right in ranked]),
         "top5_loc": np.array([any(all(r) for r in right) for right in ranked]),
@@ -175,11 +176,11 @@ def evaluate(folder: Path, *, select: bool) -> dict[str, Row]:
 
 def show(name: str, table: dict[str, Row]) -> None:
     """Print one set's table, percent."""
-    columns = ("top1", "top5", "top1_loc", "top5_loc", "gt_known", "mean_iou357")
-    print(f"\n{name}\n{'':26}" + "".join(f"{c:>13}" for c in columns) + "   95 % of gt_known")
+    columns = ("top1", "mean_top_score", "top5", "top1_loc", "top5_loc", "gt_known", "mean_iou357")
+    print(f"\n{name}\n{'':26}" + "".join(f"{c:>15}" for c in columns) + "   95 % of gt_known")
     for row, scores in table.items():
         cells = [scores.get(c) for c in columns]
-        text = "".join(f"{100 * c:13.1f}" if isinstance(c, float) else f"{'':13}" for c in cells)
+        text = "".join(f"{100 * c:15.1f}" if isinstance(c, float) else f"{'':15}" for c in cells)
         print(f"{row:26}{text}   {scores['gt_known_ci95']}")
 
 

@@ -157,7 +157,7 @@ def _build_in_process_of_its_own(card: ModelCard, path: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(
             f"building {NAME} failed with exit code {done.returncode}: {last}. "
-            f"It needs about 2 GB of memory and 100 MB of disk; {CACHE_VARIABLE} names another "
+            f"Free memory or disk space if that is short; {CACHE_VARIABLE} names another "
             "cache folder, and reinstalling with -c constraints.txt gives the tested versions."
         )
 
