@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from PIL import Image
+
 from gapcam.formats import FORMATS, Record, failure_record, read_records, to_record
 from gapcam.journal import FOLDER, Journal
 from gapcam.labels import ClassName
@@ -35,7 +37,7 @@ CHUNK = 8
 """The most pictures a worker takes at a time: more are no faster on one thread."""
 
 SHEET_TILES = 60
-OVERLAY_QUALITY = 92
+JPEG_QUALITY = 92
 OVERLAYS = "overlays"
 OVERLAY_END = "_cam.jpg"
 SHEET = "contact_sheet.jpg"
@@ -216,11 +218,15 @@ def _with_overlay(result: Result, inputs: Expansion, out_dir: Path) -> Result:
         picture = result.draw()
     except GapcamError as error:
         return Failure(result.name, error)
+    _save_jpeg(picture, path)
+    return result
+
+
+def _save_jpeg(picture: Image.Image, path: Path) -> None:
     if max(picture.size) > LONGEST_JPEG_SIDE:
         picture.thumbnail((LONGEST_JPEG_SIDE, LONGEST_JPEG_SIDE))
     with replacing(path, binary=True) as out:
-        picture.save(out, "JPEG", quality=OVERLAY_QUALITY)
-    return result
+        picture.save(out, "JPEG", quality=JPEG_QUALITY)
 
 
 def overlay_path(inputs: Expansion, path: str, out_dir: Path) -> Path:
@@ -231,14 +237,14 @@ def overlay_path(inputs: Expansion, path: str, out_dir: Path) -> Path:
     do those without the suffix of a picture.
     """
     relative = inputs.relative(path)
+    digest = hashlib.sha256(os.fsencode(relative.name)).hexdigest()[:12]
     stem, suffix = relative.stem, relative.suffix
     like_another = f".{stem.rpartition('_')[2].lower()}" in PICTURE_SUFFIXES
     kept = "" if suffix == ".jpg" and not like_another else suffix.replace(".", "_")
     if suffix.lower() not in PICTURE_SUFFIXES:
-        kept = f"_{hashlib.sha256(os.fsencode(relative.name)).hexdigest()[:12]}"
+        kept = f"_{digest}"
     name = f"{stem}{kept}{OVERLAY_END}"
     if len(os.fsencode(name)) > LONGEST_NAME:
-        digest = hashlib.sha256(os.fsencode(relative.name)).hexdigest()[:12]
         start = os.fsencode(stem)[: LONGEST_NAME // 2].decode("utf-8", "ignore")
         name = f"{start}_{digest}{OVERLAY_END}"
     return out_dir / OVERLAYS / relative.with_name(name)
@@ -275,6 +281,5 @@ def _write_sheet(
     first = localize_many(localizer, inputs.paths[:SHEET_TILES], wanted)
     sheet = contact_sheet_from_tiles([tile_image(r) for r in first], total=len(inputs.paths))
     path = out_dir / SHEET
-    with replacing(path, binary=True) as out:
-        sheet.save(out, "JPEG", quality=OVERLAY_QUALITY)
+    _save_jpeg(sheet, path)
     return path

@@ -98,7 +98,8 @@ def load_picture(
         raise ArgumentError(f"at_least_hw: expected two sides of 1 or more, got {at_least_hw}")
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    name = _name_of(source)
+    name = name_of(source)
+    _check_kind(name, source)
     try:
         if isinstance(source, Image.Image):
             return _from_image(name, source, limits)
@@ -138,19 +139,25 @@ def resize_picture(pixels: ByteArray, size_hw: SizeHW) -> ByteArray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), bilinear, reducing_gap=None))
 
 
-def _name_of(source: object) -> str:
+def name_of(source: object) -> str:
+    """What a source is called in results and messages: its path, or what kind of thing it is."""
     if isinstance(source, (str, Path)):
         return str(source) or "''"
-    if isinstance(source, bytes):
-        return "<bytes>"
-    if isinstance(source, Image.Image):
-        return "<image>"
-    kind = type(source)
-    raise PictureError(
-        f"<{kind.__name__}>: expected a path (str or Path), bytes, a PIL image or a uint8 numpy "
-        f"array [H, W, 3], got {kind.__module__}.{kind.__qualname__}; convert it first "
-        "(a tensor: .permute(1, 2, 0) to [H, W, 3], to uint8, then .cpu().numpy())"
-    )
+    kinds = {bytes: "<bytes>", Image.Image: "<image>", np.ndarray: "<array>"}
+    for kind, name in kinds.items():
+        if isinstance(source, kind):
+            return name
+    return f"<{type(source).__name__}>"
+
+
+def _check_kind(name: str, source: object) -> None:
+    if not isinstance(source, (str, Path, bytes, Image.Image)):
+        kind = type(source)
+        raise PictureError(
+            f"{name}: expected a path (str or Path), bytes, a PIL image or a uint8 numpy "
+            f"array [H, W, 3], got {kind.__module__}.{kind.__qualname__}; convert it first "
+            "(a tensor: .permute(1, 2, 0) to [H, W, 3], to uint8, then .cpu().numpy())"
+        )
 
 
 def _read_file(name: str, source: str | Path, limits: Limits) -> bytes:
@@ -304,7 +311,7 @@ def _on_white(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _from_array(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Picture:
-    name = "<array>"
+    name = name_of(array)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise PictureError(
             f"{name}: expected shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], "

@@ -42,8 +42,7 @@ class Journal:
         self.results = folder / RESULTS
         self._partial = folder / PARTIAL
         self._settings = folder / SETTINGS
-        if resume:
-            started_in = self._check_settings(settings)
+        started_in = self._check_settings(settings) if resume else None
         with output_errors(folder):
             if not resume and self._partial.exists():
                 raise ArgumentError(

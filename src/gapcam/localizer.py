@@ -14,7 +14,7 @@ from PIL import Image
 
 from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale_point
 from gapcam.engines import Engine, Outputs
-from gapcam.images import load_picture, resize_picture
+from gapcam.images import load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
 from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
 from gapcam.refine import affinity
@@ -205,8 +205,7 @@ class Localizer:
         try:
             return self.read(source)
         except GapcamError as error:
-            name = source if isinstance(source, str | Path) else f"<{type(source).__name__}>"
-            return Failure(str(name), error)
+            return Failure(name_of(source), error)
 
     def wanted(
         self, classes: Iterable[ClassName] | None = None, top: int | None = None
