@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 import gapcam
 from gapcam.boxes import find_regions, scale_box
-from gapcam.metrics import bootstrap_ci95, box_iou
+from gapcam.metrics.bootstrap import bootstrap_ci95
+from gapcam.metrics.boxes import box_iou
 from gapcam.types import Box, Localization, Recipe
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

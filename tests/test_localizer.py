@@ -9,7 +9,7 @@ from PIL import Image
 
 import gapcam
 from gapcam.engines import Engine, LinearHead, Outputs
-from gapcam.metrics import box_iou
+from gapcam.metrics.boxes import box_iou
 from gapcam.recipes import PAPER
 from gapcam.types import ArgumentError, ByteArray, Failure, ModelError, PictureError
 

@@ -1,0 +1,1 @@
+"""Localization scores, each with its source. Pure: arrays in, numbers out."""
