@@ -68,6 +68,12 @@ class ModelError(GapcamError):
     kind = "model"
 
 
+class DataError(GapcamError):
+    """A data set that cannot be read as one."""
+
+    kind = "data"
+
+
 class OutputError(GapcamError):
     """A result that cannot be written."""
 
