@@ -78,7 +78,7 @@ def draw_localization(
     canvas = _canvas(found, max_side)
     shown = found.detections[index] if found.detections else None
     if shown is not None and shown.box_xyxy is not None:
-        _blend(canvas, shown.heat, opacity)
+        blend(canvas, shown.heat, opacity)
     rects = _rects(found, shown, canvas.shape[:2])  # the shown one first
     taken = rects if boxes else []
     for rect in taken:
@@ -132,7 +132,7 @@ def _colours() -> ByteArray:
     return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[:, 0, ::-1], np.uint8)
 
 
-def _blend(canvas: ByteArray, heat: FloatArray, opacity: float) -> None:
+def blend(canvas: ByteArray, heat: FloatArray, opacity: float) -> None:
     """Lay `heat [h, w]` over `canvas [H, W, 3]`, in place, band by band to bound memory."""
     rows, columns = canvas.shape[:2]
     shrinks = heat.shape[0] > rows or heat.shape[1] > columns
@@ -152,10 +152,10 @@ def _rects(found: Localization, shown: Detection | None, canvas_hw: SizeHW) -> l
         return []
     alike = [d for d in found.detections if d.class_id == shown.class_id and d is not shown]
     boxes = [d.box_xyxy for d in (shown, *alike) if d.box_xyxy is not None]
-    return [_to_rect(box, found.size_hw, canvas_hw) for box in boxes]
+    return [to_rect(box, found.size_hw, canvas_hw) for box in boxes]
 
 
-def _to_rect(box: Box, size_hw: SizeHW, canvas_hw: SizeHW) -> Rect:
+def to_rect(box: Box, size_hw: SizeHW, canvas_hw: SizeHW) -> Rect:
     """Scale a box to whole canvas pixels, at least one pixel large and inside the canvas."""
     (height, width), (rows, columns) = size_hw, canvas_hw
     x0 = min(max(round(box[0] * columns / width), 0), columns - 1)
