@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +17,7 @@ from gapcam.journal import FOLDER, Journal
 from gapcam.labels import ClassName
 from gapcam.localizer import Localizer
 from gapcam.outputs import replacing
+from gapcam.parallel import in_chunks
 from gapcam.paths import Expansion
 from gapcam.sheet import contact_sheet_from_tiles, tile_image
 from gapcam.types import (
@@ -32,9 +29,6 @@ from gapcam.types import (
 )
 
 Result: TypeAlias = Localization | Failure
-
-CHUNK = 8
-"""The most pictures a worker takes at a time: more are no faster on one thread."""
 
 SHEET_TILES = 60
 JPEG_QUALITY = 92
@@ -94,27 +88,7 @@ def localize_many(
     Yields:
         One result a path; a picture that cannot be read is a `Failure` in its place.
     """
-    yield from _in_chunks(lambda chunk: localizer.localize_readable(chunk, wanted), paths, workers)
-
-
-def _in_chunks(
-    work: Callable[[Sequence[str]], list[Result]], paths: Iterable[str], workers: int | None
-) -> Generator[Result, None, None]:
-    """The results of `work` on chunks of paths, in order; one chunk more than workers is ahead."""
-    count = workers or os.cpu_count() or 1
-    size = min(CHUNK, math.ceil(len(paths) / count)) if isinstance(paths, Sequence) else CHUNK
-    remaining = iter(paths)
-    waiting: deque[Future[list[Result]]] = deque()
-    pool = ThreadPoolExecutor(count, thread_name_prefix="gapcam")
-    try:
-        while True:
-            while len(waiting) <= count and (chunk := list(islice(remaining, size))):
-                waiting.append(pool.submit(work, chunk))
-            if not waiting:
-                return
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_chunks(lambda chunk: localizer.localize_readable(chunk, wanted), paths, workers)
 
 
 def without_results(inputs: Expansion, out_dir: Path) -> Expansion:
@@ -206,7 +180,7 @@ def _results(
         return [_with_overlay(result, inputs, options.out_dir) for result in results]
 
     yield from inputs.failures
-    yield from _in_chunks(work, paths, workers)
+    yield from in_chunks(work, paths, workers)
 
 
 def _with_overlay(result: Result, inputs: Expansion, out_dir: Path) -> Result:

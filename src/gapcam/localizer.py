@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale_point
-from gapcam.engines import Engine, Outputs
+from gapcam.engines import Engine
 from gapcam.images import load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
 from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
@@ -80,6 +80,25 @@ class Proof:
             f"{self.largest_gap / self.logit_range:.0e} of the logits' range "
             f"({self.logit_range:.1f})."
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the network says of a batch of pictures, before any box is cut.
+
+    Attributes:
+        classes: The classes asked for in each picture, `[B, n]`.
+        logits: Of every class, `[B, C]`.
+        maps: Raw class maps `[B, n, h, w]`, signed, logit units.
+        evidence: The maps after the recipe's refinement, `[B, n, h2, w2]`; else the maps.
+        heat: Evidence resampled and normalized to 0..1 by the recipe, `[B, n, H, W]`.
+    """
+
+    classes: IntArray
+    logits: FloatArray
+    maps: FloatArray
+    evidence: FloatArray
+    heat: FloatArray
 
 
 class Localizer:
@@ -256,13 +275,9 @@ class Localizer:
         """
         if not pictures:
             return []
-        outputs = self.engine.run(np.stack([picture.pixels for picture in pictures]))
-        if isinstance(wanted, int):
-            classes = top_classes(outputs.logits, wanted)
-        else:
-            classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
-        maps, heat = self._maps_and_heat(outputs, classes)
-        scores = np.take_along_axis(softmax(outputs.logits), classes, axis=1)
+        seen = self.see(pictures, wanted)
+        heat, classes = seen.heat, seen.classes
+        scores = np.take_along_axis(softmax(seen.logits), classes, axis=1)
         regions = find_all_regions(heat.reshape(-1, *heat.shape[2:]), self.recipe)
         count = classes.shape[1]
         return [
@@ -274,7 +289,7 @@ class Localizer:
                     for found in zip(
                         classes[i].tolist(),
                         scores[i].tolist(),
-                        maps[i],
+                        seen.maps[i],
                         heat[i],
                         regions[i * count : (i + 1) * count],
                         strict=True,
@@ -289,17 +304,22 @@ class Localizer:
             for i, (picture, source) in enumerate(zip(pictures, sources, strict=True))
         ]
 
-    def _maps_and_heat(self, outputs: Outputs, classes: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Raw maps `[B, n, h, w]`, and heat `[B, n, H, W]` on the grid that is cut."""
-        maps = class_maps(outputs.features, self._head.weights, classes)
-        evidence = maps
+    def see(self, pictures: Sequence[Picture], wanted: IntArray | int) -> Seen:
+        """Run a batch of pictures (at least one) as far as the heat, before any box is cut.
+
+        Args:
+            pictures: Of the recipe's input size.
+            wanted: As in `localize`.
+        """
+        outputs = self.engine.run(np.stack([picture.pixels for picture in pictures]))
+        if isinstance(wanted, int):
+            classes = top_classes(outputs.logits, wanted)
+        else:
+            classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
+        evidence = maps = class_maps(outputs.features, self._head.weights, classes)
         if self.recipe.refine == "affinity":
             evidence = affinity(maps, outputs.fine_features)
-        height, width = self.recipe.input_size_hw
-        grid_hw = (height // GRID_STRIDE, width // GRID_STRIDE)
-        heat = normalize(resample(evidence, grid_hw, self.recipe.upsample), self.recipe)
-        # Bicubic weights overshoot: a map with no positive value must not get one.
-        return maps, np.where(maps.max((-2, -1), keepdims=True) > 0, heat, 0)
+        return Seen(classes, outputs.logits, maps, evidence, to_heat(evidence, maps, self.recipe))
 
     def _detections(
         self,
@@ -363,6 +383,17 @@ class Localizer:
         return Proof(
             self.card.name, pictures, len(self.card.labels), largest, float(high) - float(low)
         )
+
+
+def to_heat(evidence: FloatArray, maps: FloatArray, recipe: Recipe) -> FloatArray:
+    """Evidence `[..., h, w]` as heat in 0..1, `[..., H, W]`, on the grid that is cut.
+
+    Bicubic weights overshoot: where `maps [..., h, w]` have no positive value, heat is zero.
+    """
+    height, width = recipe.input_size_hw
+    grid_hw = (height // GRID_STRIDE, width // GRID_STRIDE)
+    heat = normalize(resample(evidence, grid_hw, recipe.upsample), recipe)
+    return np.where(maps.max((-2, -1), keepdims=True) > 0, heat, 0)
 
 
 def _empty_mask(size_hw: SizeHW) -> BoolArray:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.table import Table
 
 from gapcam.paths import Expansion
 from gapcam.types import Localization, OutputError, Recipe
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 def recipe_lines(recipes: Iterable[Recipe]) -> Iterator[str]:
@@ -92,7 +96,7 @@ def tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")  # which a progress bar takes over, to print it above itself
 
 
-def complain(error: BaseException) -> None:
+def complain(error: BaseException | str) -> None:
     """An error, in one line."""
     tell(f"gapcam: {' '.join(str(error).splitlines())}")
 
@@ -110,3 +114,31 @@ def progress(total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)
+
+
+@contextmanager
+def staged_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal, nothing in a pipe; called with words, done and total."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    words = TextColumn("{task.description}", markup=False)
+    columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(text: str, done: int, total: int) -> None:
+            if text not in tasks:
+                tasks[text] = bars.add_task(text, total=total)
+            bars.update(tasks[text], completed=done)
+
+        yield show

@@ -1,48 +1,26 @@
-"""The command line: parse, call, print. Everything else is in the library."""
+"""`gapcam localize`: what is in each picture, and where."""
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from gapcam.terminal import (
-    complain,
-    counted,
-    print_table,
-    printing,
-    progress,
-    recipe_lines,
-    say_ignored,
-    tell,
-)
-from gapcam.types import ArgumentError, Failure, GapcamError, Localization
+from gapcam.cli.app import DONE, SOME_FAILED, ModelOption, RecipeOption, app, reporting_errors
+from gapcam.terminal import complain, counted, print_table, printing, progress, say_ignored, tell
+from gapcam.types import ArgumentError, Failure, Localization
 
 if TYPE_CHECKING:
     from gapcam.batch import Result, RunOptions
     from gapcam.localizer import Localizer
     from gapcam.paths import Expansion
 
-DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 TOP_IN_ANNOTATIONS = 1
-
-app = typer.Typer(
-    name="gapcam",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 class Format(str, Enum):
@@ -55,23 +33,6 @@ class Format(str, Enum):
     csv = "csv"
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        from gapcam import __version__
-
-        typer.echo(f"gapcam {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Say what is in a picture and where, from an image classifier trained on class labels only."""
-
-
 PathsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -79,24 +40,6 @@ PathsArgument = Annotated[
         show_default=False,
         help="Pictures: files, folders (searched recursively), glob patterns, .txt lists with one "
         "path a line, or - for such a list on standard input.",
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        show_default="efficientnet-lite0",
-        help="A model's name (see: gapcam models) or a gapcam model file (.onnx).",
-    ),
-]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        "-r",
-        show_default="the model's own",
-        help="How maps become boxes: default, fine or paper (see: gapcam models).",
     ),
 ]
 TopOption = Annotated[
@@ -149,15 +92,6 @@ ResumeOption = Annotated[
         help="With --out: keep what an earlier run did, do the rest, retry what failed.",
     ),
 ]
-CheckOption = Annotated[
-    bool,
-    typer.Option(
-        "--check", help="Prove the maps on real photographs: mean(map) + bias = score, every class."
-    ),
-]
-ClassesOption = Annotated[
-    bool, typer.Option("--classes", help="List the classes: number, WordNet id, names.")
-]
 
 
 @app.command(no_args_is_help=True)
@@ -177,7 +111,7 @@ def localize(
     Exit code: 0 all pictures done, 1 some failed (each is named, the rest are done), 2 wrong
     usage. Boxes are x0, y0, x1, y1 in pixels of the picture as it is shown (after EXIF rotation).
     """
-    with _reporting_errors():
+    with reporting_errors():
         _check_options(top, classes, out, format, resume)
         from gapcam.loading import load
         from gapcam.paths import expand_paths
@@ -198,34 +132,6 @@ def localize(
             options = RunOptions(out, names, top, converter, overlays, resume)
             failed = _write_results(localizer, without_results(inputs, out), options)
         raise typer.Exit(SOME_FAILED if failed else DONE)
-
-
-@app.command()
-def models(check: CheckOption = False, classes: ClassesOption = False) -> None:
-    """List models and recipes; --check proves the maps."""
-    with _reporting_errors():
-        from gapcam.loading import load
-        from gapcam.models import embedded
-        from gapcam.recipes import DEFAULT, RECIPES
-
-        proof = load(tell=tell).check() if check else None
-        card = embedded.model_card(DEFAULT)
-        path = embedded.model_path(card)
-        state = (
-            f"built: {path}" if os.path.isfile(path) else f"built at first use into {path.parent}"
-        )
-        with printing() as console:
-            console.print(f"[bold]{card.name}[/]  {len(card.labels)} classes, maps exact", end="  ")
-            console.print(escape(state), soft_wrap=True)
-            for line in recipe_lines(RECIPES.values()):
-                console.print(escape(line), soft_wrap=True)
-            if classes:
-                for i, (label, names) in enumerate(zip(card.labels, card.aliases, strict=True)):
-                    line = "; ".join((f"{i:4} {names[0]} {label}", *names[1:]))
-                    console.print(escape(line), soft_wrap=True)
-            if proof is not None:
-                console.print(escape(str(proof)), soft_wrap=True)
-        raise typer.Exit(DONE if proof is None or proof.exact else SOME_FAILED)
 
 
 def _check_options(
@@ -298,33 +204,3 @@ def _write_results(localizer: Localizer, inputs: Expansion, options: RunOptions)
     for result in single:
         print_table(result)
     return done.failed
-
-
-@contextmanager
-def _reporting_errors() -> Iterator[None]:
-    """One line for an error and the right exit code; no traceback."""
-    # Pillow warns about big or odd pictures that it then reads, or that we then refuse by name.
-    warnings.filterwarnings("ignore", module="PIL")
-    try:
-        yield
-    except ArgumentError as error:
-        complain(error)
-        raise typer.Exit(WRONG_USAGE) from error
-    except GapcamError as error:
-        complain(error)
-        raise typer.Exit(SOME_FAILED) from error
-    except KeyboardInterrupt as error:
-        tell("gapcam: interrupted; with --out, add --resume to take the run up again")
-        raise typer.Exit(INTERRUPTED) from error
-
-
-def main() -> None:
-    """The `gapcam` command."""
-    try:
-        app()
-    except KeyboardInterrupt:  # before a command has begun
-        sys.exit(INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,51 @@
+"""Pictures that a list says to leave out, as the ILSVRC devkit does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from gapcam.data import Dataset
+from gapcam.types import DataError
+
+ILSVRC_NAME = "ILSVRC2012_val_{:08d}"
+
+
+def without(dataset: Dataset, path: Path) -> Dataset:
+    """The set without the pictures that a file lists, and a note of how many there were.
+
+    Args:
+        dataset: Any.
+        path: A line a picture: its name, with or without folder and suffix, or the number of an
+            ILSVRC validation picture (the devkit's `ILSVRC2014_clsloc_validation_blacklist.txt`).
+
+    Raises:
+        DataError: The file cannot be read, or none of its lines is a picture of the set.
+    """
+    listed = _listed(path)
+    kept = tuple(e for e in dataset.examples if not listed & _names_of(e.name))
+    gone = len(dataset.examples) - len(kept)
+    if not gone:
+        raise DataError(
+            f"{path}: none of its {len(listed)} lines names a picture of {dataset.name}; expected "
+            "names, or numbers of ILSVRC validation pictures"
+        )
+    note = f"blacklist {path.name}: {gone} pictures left out, {len(listed)} listed"
+    return replace(dataset, examples=kept, notes=(*dataset.notes, note))
+
+
+def _listed(path: Path) -> set[str]:
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: the blacklist cannot be read ({error}); check the path"
+        ) from error
+    texts = [line.strip() for line in lines]
+    return {ILSVRC_NAME.format(int(t)) if t.isdecimal() else t for t in texts if t}
+
+
+def _names_of(name: str) -> set[str]:
+    """The ways in which a list may name a picture."""
+    path = PurePosixPath(name)
+    return {name, str(path.with_suffix("")), path.name, path.stem}
