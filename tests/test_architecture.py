@@ -61,7 +61,8 @@ MAY_IMPORT = {
     "terminal": {"types", "paths"},
     "cli": LEAVES
     | STAGES
-    | {"batch", "data", "evaluate", "report", "formats", "loading", "localizer", "terminal"},
+    | {"batch", "data", "evaluate", "report", "formats", "loading", "localizer"}
+    | {"outputs", "terminal"},
     "__main__": {"cli"},
     "__init__": LEAVES | {"loading", "samples", "sheet", "localizer", "recipes"},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -14,7 +15,8 @@ import gapcam
 from gapcam.boxes import find_regions, scale_box
 from gapcam.data import Dataset, load_mask, read_dataset
 from gapcam.evaluate import BadRowsError, Progress, evaluate
-from gapcam.types import ArgumentError, DataError, PictureError
+from gapcam.metrics.otsu import otsu_thresholds
+from gapcam.types import ArgumentError, DataError
 from scored_sets import boxed_set, sample, write_masks, write_rows
 
 IOUS = (0.3, 0.5, 0.7)
@@ -251,18 +253,51 @@ def test_choosing_on_the_scored_pictures_is_marked_everywhere(quick, boxed):
     assert done["selection"]["shared"] == 3
     row = done["thresholds"][1]
     assert row["upper_bound"]
-    assert "3 pictures of it are scored as well: an upper bound" in row["words"]
+    assert "chosen on some (3 pictures, 3 of them scored as well: an upper bound)" in row["words"]
     assert {"thresholds.selection", "baselines.centred_box"} <= set(done["upper_bounds"])
+
+
+def test_copies_of_the_scored_pictures_are_found_in_the_selection(quick, boxed, tmp_path):
+    shutil.copytree(boxed.examples[0].path.parent.parent, tmp_path / "copies")
+    examples = tuple(
+        dataclasses.replace(example, path=tmp_path / "copies" / example.name)
+        for example in boxed.examples[:2]
+    )
+    copies = dataclasses.replace(boxed, name="copies", examples=examples)
+    done = evaluate(quick, boxed, select_on=copies).result
+    assert done["selection"]["shared"] == 2
+    assert done["thresholds"][1]["upper_bound"]
+
+
+def test_a_recipe_scored_on_the_pictures_it_was_chosen_on_is_an_upper_bound(quick, boxed):
+    name = "ILSVRC2012_val_00000556.JPEG"
+    seen = dataclasses.replace(boxed.examples[0], name=name)
+    dataset = dataclasses.replace(boxed, examples=(seen, *boxed.examples[1:]))
+    done = evaluate(quick, dataset).result
+    row = done["thresholds"][0]
+    assert row["upper_bound"]
+    assert row["headline"]
+    assert "630 ILSVRC validation pictures" in row["words"]
+    assert "1 of those are scored here: an upper bound" in row["words"]
+    assert "thresholds.recipe" in done["upper_bounds"]
+    paper = evaluate(gapcam.load(recipe="paper", threads=1), dataset).result
+    assert not paper["thresholds"][0]["upper_bound"]
+
+
+def test_boxes_do_not_choose_for_masks(quick, boxed, masked):
+    with pytest.raises(DataError, match=r"expected masks to choose a threshold for .* got boxes"):
+        evaluate(quick, masked, select_on=boxed)
 
 
 def test_masks_give_pixel_scores_and_no_box_scores(quick, masked):
     done = evaluate(quick, masked).result
     positives = negatives = 0
-    scores, truths = [], []
+    scores, truths, heats = [], [], []
     for example, target in pairs_of(masked):
         mask, ignore = load_mask(target, example)
         assert ignore is None
         heat = own_detection(quick, example, target).heat
+        heats.append(heat)
         scores.append(cv2.resize(heat, example.size_wh, interpolation=cv2.INTER_LINEAR).ravel())
         truths.append(mask.ravel())
     scores, truths = np.concatenate(scores), np.concatenate(truths)
@@ -288,6 +323,15 @@ def test_masks_give_pixel_scores_and_no_box_scores(quick, masked):
     assert done["upper_bounds"] == ["thresholds.oracle"]
     oracle = done["thresholds"][-1]
     assert oracle["mask"]["iou"] >= row["iou"]
+    hits = found = 0
+    for (example, target), heat in zip(pairs_of(masked), heats, strict=True):
+        mask, _ = load_mask(target, example)
+        threshold = otsu_thresholds(heat[np.newaxis])[0]
+        large = cv2.resize(heat, example.size_wh, interpolation=cv2.INTER_LINEAR)
+        hits, found = hits + ((large > threshold) & mask).sum(), found + (large > threshold).sum()
+    otsu = done["thresholds"][1]["mask"]
+    assert otsu["precision"] == pytest.approx(hits / found, abs=1e-6)
+    assert otsu["recall"] == pytest.approx(hits / truths.sum(), abs=1e-6)
     share = truths.mean()
     assert done["baselines"]["whole_image"]["pxap"] == pytest.approx(share, abs=1e-6)
     assert done["baselines"]["whole_image"]["mask"]["iou"] == pytest.approx(share, abs=1e-6)
@@ -369,11 +413,11 @@ def test_bad_rows_stop_it_or_are_left_out_by_name(quick, boxed, tmp_path):
     assert "b.csv, line 4" in lines[2]
     assert "'a class that is nowhere' is unknown to efficientnet-lite0" in lines[2]
     done = evaluate(quick, dataset, skip_bad=True).result
-    assert done["n"] == 1
+    assert (done["n"], done["n_total"]) == (1, 3)
     assert [row["where"].split(", ")[1] for row in done["data"]["left_out"]] == ["line 3", "line 4"]
 
 
-def test_a_picture_that_breaks_off_stops_it_or_is_left_out_by_name(quick, boxed, tmp_path):
+def test_a_picture_that_breaks_off_is_left_out_by_name(quick, boxed, tmp_path):
     (tmp_path / "images").mkdir()
     for name in ("cat.jpg", "broken.jpg"):
         sample("cat").save(tmp_path / "images" / name)
@@ -384,11 +428,13 @@ def test_a_picture_that_breaks_off_stops_it_or_is_left_out_by_name(quick, boxed,
     text = (tmp_path / "b.csv").read_text().replace("class", "class_id", 1)
     (tmp_path / "b.csv").write_text(text)
     dataset = read_dataset(tmp_path / "images", tmp_path / "b.csv")
-    with pytest.raises(PictureError, match=r"broken\.jpg"):
-        evaluate(quick, dataset)
-    done = evaluate(quick, dataset, skip_bad=True).result
-    assert done["n"] == 1
+    done = evaluate(quick, dataset).result
+    assert (done["n"], done["n_total"]) == (1, 2)
     assert "broken.jpg" in done["data"]["left_out"][0]["what"]
+    alone = dataclasses.replace(dataset, examples=dataset.examples[:1])
+    assert alone.examples[0].name == "broken.jpg"
+    with pytest.raises(BadRowsError, match=r"broken\.jpg"):
+        evaluate(quick, alone)
 
 
 def test_two_names_of_one_class_in_a_picture_are_a_problem(quick, boxed, tmp_path):

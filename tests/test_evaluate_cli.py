@@ -57,12 +57,74 @@ def test_scores_are_printed_and_written(data, tmp_path):
             f"{100 * high:.1f}",
         ]
     assert shown.count("upper bound") >= 6
-    assert "fixed by the recipe 'default' (reported above)" in shown
+    words = "fixed by the recipe 'default' (chosen on 630 ILSVRC validation pictures"
+    assert words in shown
+    assert "points, " in shown
     assert "the whole picture" in shown
     assert result["data"]["images"] == str(images)
     assert result["data"]["boxes"] == str(boxes)
     assert page.read_text().startswith("<!doctype html>")
     assert done.stderr.splitlines() == [f"Written: {scores}", f"Written: {page}"]
+
+
+def test_files_are_written_even_when_nobody_reads_the_table(data, tmp_path):
+    scores = tmp_path / "scores.json"
+    line = f"{sys.executable} -m gapcam evaluate --images {data[0]} --boxes {data[1]}"
+    line = f"set -o pipefail; {line} --json {scores} | true"
+    subprocess.run(["bash", "-c", line], check=False, capture_output=True, timeout=120)
+    assert json.loads(scores.read_text())["n"] == 8
+
+
+def test_what_is_left_out_of_the_selection_is_said(data, tmp_path):
+    rows = [CAT, ("gone.png", *CAT[1:])]
+    write_rows(tmp_path / "b.csv", rows)
+    done = run(
+        *("--images", data[0], "--boxes", data[1], "--skip-bad"),
+        *("--select-on", f"{data[0]}:{tmp_path / 'b.csv'}"),
+    )
+    assert done.exit_code == 1
+    assert done.stderr.startswith("gapcam: selection: left out: b.csv, line 3") or (
+        "selection: left out: " in done.stderr and "gone.png" in done.stderr
+    )
+    assert "(1 picture, 1 of them scored as well: an upper bound)" in done.stdout
+
+
+def test_a_split_can_be_chosen_on(tmp_path):
+    root = cub_set(tmp_path)
+    images = root / "images"
+    done = run(
+        *("--images", images, "--boxes", root, "--split", "test"),
+        *("--select-on", f"{images}:{root}", "--select-split", "train"),
+        *("--json", tmp_path / "s.json"),
+    )
+    assert done.exit_code == 0, done.stderr
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert (result["n"], result["selection"]["n"], result["selection"]["shared"]) == (1, 1, 0)
+
+
+def cub_set(folder: Path) -> Path:
+    """CUB-200-2011 in its form: two pictures, one to train and one to test."""
+    root = folder / "CUB_200_2011"
+    classes = [
+        ("1", "001.Egyptian_cat", made_pictures()[0]),
+        ("2", "002.espresso", made_pictures()[2]),
+    ]
+    lines: dict[str, list[str]] = {}
+    for number, name, (_, picture, boxes) in classes:
+        x0, y0, x1, y1 = boxes[0][1]
+        (root / "images" / name).mkdir(parents=True)
+        picture.save(root / "images" / name / f"{number}.jpg")
+        for file, words in (
+            ("images.txt", f"{name}/{number}.jpg"),
+            ("image_class_labels.txt", number),
+            ("classes.txt", name),
+            ("bounding_boxes.txt", f"{x0:.1f} {y0:.1f} {x1 - x0:.1f} {y1 - y0:.1f}"),
+            ("train_test_split.txt", str(int(number == "1"))),
+        ):
+            lines.setdefault(file, []).append(f"{number} {words}\n")
+    for file, rows in lines.items():
+        (root / file).write_text("".join(rows))
+    return root
 
 
 def test_masks_and_a_selection(tmp_path):
@@ -80,6 +142,9 @@ def test_masks_and_a_selection(tmp_path):
     assert "PxAP" in done.stdout
     assert "GT-known" not in done.stdout
     assert "pixel IoU" in done.stdout
+    even = next(line for line in done.stdout.splitlines() if "the whole picture" in line)
+    share = 100 * result["baselines"]["whole_image"]["pxap"]
+    assert even.split()[:3] == [f"{share:.1f}", f"{share:.1f}", "100.0"]
 
 
 @pytest.mark.parametrize("protocol", ["ilsvrc", "wsol"])
@@ -94,6 +159,9 @@ def test_protocols_and_recipes_are_said(data, protocol):
     [
         ([], "give the truth: --boxes PATH, or --masks DIR"),
         (["--boxes", "B", "--json", "x", "--report", "x"], "--json and --report both name x"),
+        (["--boxes", "B", "--report", "scores.txt"], "--report scores.txt: expected a name that"),
+        (["--boxes", "B", "--json", "."], "--json .: cannot be written there; give another"),
+        (["--boxes", "B", "--report", "/dev/null/x.html"], "/dev/null/x.html: cannot be written"),
         (["--boxes", "B", "--select-on", "nowhere"], "--select-on nowhere: expected DIR:PATH"),
         (["--boxes", "B", "--select-on", "no:where"], "check the two paths"),
         (["--boxes", "B", "--recipe", "best"], "recipe 'best' is unknown"),
@@ -146,8 +214,10 @@ def test_a_blacklist_is_a_note(data, tmp_path):
     assert done.exit_code == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["n"] == 6
-    assert result["data"]["notes"] == ["blacklist blacklist.txt: 2 pictures left out, 3 listed"]
-    assert "2 pictures left out, 3 listed" in done.stdout
+    note = "blacklist blacklist.txt: 2 of its 3 lines name pictures, left out"
+    assert result["data"]["notes"] == [note]
+    assert note in done.stdout
+    assert result["protocol"]["blacklist"] == "on: blacklist.txt"
     listed.write_text("nothing\n")
     done = run("--images", images, "--boxes", boxes, "--blacklist", listed)
     assert done.exit_code == 1
@@ -214,9 +284,7 @@ def test_ctrl_c_writes_what_was_done(data, tmp_path):
     assert 0 < result["n"] < result["n_total"] == 3000
     assert out.decode().startswith("PARTIAL: ")
     assert f"{result['n']} of 3000 pictures" in out.decode()
-    assert "interrupted; the scores above are of the pictures done until then" in " ".join(
-        err.split()
-    )
+    assert "interrupted; the scores are of the pictures done until then" in " ".join(err.split())
     assert "partial" in page.read_text().lower()
 
 
@@ -241,6 +309,7 @@ def test_scores_without_meaning_are_left_out_of_the_table(capsys):
             "n_total": 1,
             "n_targets": 1,
             "data": {"name": "[set]", "notes": ["[odd] note"]},
+            "selection": None,
             "model": {"name": "m"},
             "recipe": {"name": "r"},
             "protocol": {"name": "p"},

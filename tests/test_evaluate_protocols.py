@@ -53,9 +53,11 @@ def test_the_names_and_their_words():
         protocol_named("voc", DEFAULT)
 
 
-@pytest.mark.parametrize("kind", [Original, Ilsvrc])
-def test_sweeps_and_boxes_agree_with_the_devkits_or_the_plain_iou(kind):
-    protocol, heat = kind(DEFAULT), some_heat(3)
+@pytest.mark.parametrize(
+    ("kind", "inclusive"), [(Original, False), (Ilsvrc, True), (Ilsvrc, False)]
+)
+def test_sweeps_and_boxes_agree_with_the_devkits_or_the_plain_iou(kind, inclusive):
+    protocol, heat = kind(DEFAULT, inclusive_ends=inclusive), some_heat(3)
     truths = [protocol.truths(TRUTHS, SIZE)] * 3
     swept = protocol.sweep(heat, truths, [SIZE] * 3)
     for t in (0, 37, 46, 99):
@@ -70,7 +72,7 @@ def test_sweeps_and_boxes_agree_with_the_devkits_or_the_plain_iou(kind):
                 scale_box(region.box_xyxy, (56, 56), SIZE[::-1])
                 for region in find_regions(heat[i], every)
             ]
-            if kind is Original:
+            if not inclusive:  # half-open on both sides: the devkit's formula is the plain one
                 ious = [box_iou([box], TRUTHS).max() for box in found]
             else:  # our half-open end, taken back by a pixel
                 shown = [(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in found]
@@ -133,6 +135,20 @@ def test_wsol_against_opencvs_contours(seed):
             assert tuple(cut - (0, 0, 1, 1)) == boxes[0]
 
 
+def test_wsol_takes_otsu_of_the_map_that_it_cuts():
+    protocol, maps = Wsol(PAPER), some_heat(6, seed=5).astype(np.float64)
+    gray = (maps * 255).astype(np.uint8)
+    for level, plane in zip(protocol.otsu(maps) * 255, gray, strict=True):
+        cut, _ = cv2.threshold(plane, 0, 255, cv2.THRESH_OTSU)
+        assert np.array_equal(plane > int(level), plane > cut)
+
+
+def test_wsol_says_when_the_maps_are_not_plain():
+    assert Wsol(PAPER).notes() == []
+    assert "refines the maps" in Wsol(DEFAULT).notes()[0]
+    assert Original(DEFAULT).notes() == []
+
+
 def test_wsol_scores_pixels_at_224_by_nearest_neighbour():
     protocol, mask = Wsol(PAPER), np.zeros((120, 200), bool)
     mask[30:70, 50:90] = True
@@ -155,6 +171,9 @@ def test_the_frame_of_each_protocol():
     assert Original(DEFAULT).frame_wh(SIZE) == SIZE
     assert Wsol(PAPER).frame_wh(SIZE) == (224, 224)
     assert Original(DEFAULT).truths([(1, 2, 3, 4)], SIZE).tolist() == [[1, 2, 3, 4]]
-    assert Ilsvrc(DEFAULT).truths([(1, 2, 3, 4)], SIZE).tolist() == [[1, 2, 4, 5]]
+    assert Ilsvrc(DEFAULT).truths([(1, 2, 3, 4)], SIZE).tolist() == [[1, 2, 3, 4]]
+    written = Ilsvrc(DEFAULT, inclusive_ends=True)
+    assert written.truths([(1, 2, 3, 4)], SIZE).tolist() == [[1, 2, 4, 5]]
+    assert "as written, are last pixels" in written.statements()["iou"]
     # 10.5 * 1.12 = 11.76, 90 * 1.12 = 100.8; 20.25 * 224 / 120 = 37.8, 100.75 * ... = 188.07
     assert Wsol(PAPER).truths(TRUTHS[:1], SIZE).tolist() == [[11, 37, 101, 189]]

@@ -27,7 +27,7 @@ def task(number: int, classes: int = 1) -> Task:
 
 def measured(random: np.random.Generator, class_id: int = 0) -> Measured:
     ious = random.random(T)
-    return Measured(class_id, 3, 0.25, ious, np.maximum(ious, 0.5), (True, True), 0.5, None)
+    return Measured(class_id, 3, 0.25, ious, np.maximum(ious, 0.5), (True, True), False, 0.5)
 
 
 def held(table: Table) -> int:
@@ -83,6 +83,11 @@ def test_a_score_over_pictures_asks_for_any_pair_and_one_over_pairs_for_their_me
     assert means["pairs"] == 0.5
     assert means["some"] == pytest.approx(1 / 3, abs=1e-6)
     assert means["pictures"] == pytest.approx(2 / 3, abs=1e-6)
+    columns.add("every", np.ones(6))
+    columns.add("never", np.zeros(6))
+    means, ci95 = columns.results()
+    assert ci95["every"] == [pytest.approx(0.025 ** (1 / 3), abs=1e-6), 1]
+    assert ci95["never"] == [0, pytest.approx(1 - 0.025 ** (1 / 3), abs=1e-6)]
     assert means["none"] is None
     assert ci95["none"] is None
     low, high = ci95["pairs"]

@@ -62,8 +62,12 @@ RecipeOption = Annotated[
 
 
 @contextmanager
-def reporting_errors() -> Iterator[None]:
-    """One line for an error and the right exit code; no traceback."""
+def reporting_errors(interrupted: str) -> Iterator[None]:
+    """One line for an error and the right exit code; no traceback.
+
+    Args:
+        interrupted: What to say, and advise, after Ctrl-C.
+    """
     # Pillow warns about big or odd pictures that it then reads, or that we then refuse by name.
     warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -75,5 +79,5 @@ def reporting_errors() -> Iterator[None]:
         complain(error)
         raise typer.Exit(SOME_FAILED) from error
     except KeyboardInterrupt as error:
-        tell("gapcam: interrupted; with --out, add --resume to take the run up again")
+        tell(f"gapcam: {interrupted}")
         raise typer.Exit(INTERRUPTED) from error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,11 +26,11 @@ from gapcam.cli.app import (
 )
 from gapcam.cli.score_table import print_scores
 from gapcam.terminal import complain, staged_progress, tell
-from gapcam.types import ArgumentError, DataError
+from gapcam.types import ArgumentError, DataError, OutputError
 
 if TYPE_CHECKING:
     from gapcam.data import Dataset
-    from gapcam.evaluate import Evaluation
+    from gapcam.evaluate import Evaluation, Progress
     from gapcam.localizer import Localizer
 
 
@@ -111,6 +114,14 @@ SelectOption = Annotated[
         "masks (PATH), and report that threshold.",
     ),
 ]
+SelectSplitOption = Annotated[
+    Split | None,
+    typer.Option(
+        "--select-split",
+        show_default="as for --split",
+        help="Which part of the set of --select-on, where it has parts (cub, ilsvrc, wsol).",
+    ),
+]
 BlacklistOption = Annotated[
     Path | None,
     typer.Option(
@@ -151,6 +162,7 @@ def evaluate(
     recipe: RecipeOption = None,
     protocol: ProtocolOption = ProtocolName.original,
     select_on: SelectOption = None,
+    select_split: SelectSplitOption = None,
     json_path: JsonOption = None,
     report: ReportOption = None,
     layout: LayoutOption = None,
@@ -164,11 +176,8 @@ def evaluate(
     pictures (--select-on), label-free, or the best on the scored pictures, which is an upper bound.
     Exit code: 0 all scored, 1 some left out or the data is bad, 2 wrong usage, 130 interrupted.
     """
-    with reporting_errors():
-        if boxes is None and masks is None:
-            raise ArgumentError("give the truth: --boxes PATH, or --masks DIR")
-        if json_path is not None and json_path == report:
-            raise ArgumentError(f"--json and --report both name {report}: give two files")
+    with reporting_errors("interrupted; nothing was scored"):
+        _check_options(boxes, masks, json_path, report)
         from gapcam.data import read_dataset
         from gapcam.evaluate import evaluate as run
         from gapcam.evaluate.blacklist import without
@@ -179,25 +188,47 @@ def evaluate(
         dataset = read_dataset(images, boxes, masks, layout=kind, split=part)
         if blacklist is not None:
             dataset = without(dataset, blacklist)
-        selection = None if select_on is None else _selection(select_on, boxes, kind)
+        selection = None
+        if select_on is not None:
+            part = None if select_split is None else select_split.value
+            selection = _selection(select_on, masks, dataset.layout, part)
         localizer = load(model, recipe=recipe, threads=1, tell=tell)
-        with staged_progress() as show, _naming_bad_rows():
+        with staged_progress() as show, _naming_bad_rows(), _stopping_between_pictures() as check:
+
+            def on_progress(progress: Progress) -> None:
+                show(progress.phase, progress.done, progress.total)
+                check()
+
             done = run(
                 localizer,
                 dataset,
                 protocol=protocol.value,
                 select_on=selection,
                 skip_bad=skip_bad,
-                on_progress=lambda p: show(p.phase, p.done, p.total),
+                on_progress=on_progress,
             )
-        done.result["data"] |= {"images": str(images), "boxes": _text(boxes), "masks": _text(masks)}
-        words: list[str] | None = context.find_root().obj
-        if words is not None:  # None: called by a program
-            done.result["command"] = shlex.join(["gapcam", *words])
-        if done.result["selection"] is not None:
-            done.result["selection"]["given_as"] = select_on
-        _report(localizer, done, json_path, report)
+        _add_facts(done.result, context, images, boxes, masks, select_on, blacklist)
+        _write(localizer, done, json_path, report)
+        print_scores(done.result)
         raise typer.Exit(_exit_code(done.result))
+
+
+def _check_options(
+    boxes: Path | None, masks: Path | None, json_path: Path | None, report: Path | None
+) -> None:
+    """Refuse before a long run what could not be written after it."""
+    if boxes is None and masks is None:
+        raise ArgumentError("give the truth: --boxes PATH, or --masks DIR")
+    if json_path is not None and json_path == report:
+        raise ArgumentError(f"--json and --report both name {report}: give two files")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"--report {report}: expected a name that ends with .html")
+    for option, path in (("--json", json_path), ("--report", report)):
+        if path is None:
+            continue
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ArgumentError(f"{option} {path}: cannot be written there; give another file")
 
 
 @contextmanager
@@ -213,14 +244,39 @@ def _naming_bad_rows() -> Iterator[None]:
         raise DataError(error.summary) from error
 
 
-def _selection(text: str, boxes: Path | None, layout: str | None) -> Dataset:
-    """The set that thresholds are chosen on; PATH is of the same kind as the scored set's truth."""
+@contextmanager
+def _stopping_between_pictures() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits until it is asked for, so that no picture is half scored; twice ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _selection(text: str, masks: Path | None, layout: str, split: str | None) -> Dataset:
+    """The set that thresholds are chosen on: of the layout of the scored one, if it can be."""
     from gapcam.data import read_dataset
 
     images, truth = _two_paths(text)
-    if boxes is None:
+    if layout == "masks":
         return read_dataset(images, None, truth, layout=layout)
-    return read_dataset(images, truth, layout=layout if truth.suffix == boxes.suffix else None)
+    try:
+        return read_dataset(images, truth, layout=None, split=split)
+    except DataError:
+        root = masks if layout == "wsol" else None
+        return read_dataset(images, truth, root, layout=layout, split=split)
 
 
 def _two_paths(text: str) -> tuple[Path, Path]:
@@ -235,33 +291,64 @@ def _two_paths(text: str) -> tuple[Path, Path]:
     )
 
 
+def _add_facts(
+    result: dict[str, Any],
+    context: typer.Context,
+    images: Path,
+    boxes: Path | None,
+    masks: Path | None,
+    select_on: str | None,
+    blacklist: Path | None,
+) -> None:
+    """What only the command line knows, so that the run can be repeated."""
+    result["data"] |= {"images": str(images), "boxes": _text(boxes), "masks": _text(masks)}
+    result["protocol"]["blacklist"] = "off" if blacklist is None else f"on: {blacklist.name}"
+    if result["selection"] is not None:
+        result["selection"]["given_as"] = select_on
+    words: list[str] | None = context.find_root().obj
+    if words is not None:  # None: called by a program
+        result["command"] = shlex.join(["gapcam", *words])
+
+
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _report(
+def _write(
     localizer: Localizer, done: Evaluation, json_path: Path | None, report: Path | None
 ) -> None:
-    """Tell what came of it, on screen and in files."""
+    """The files, each even where another cannot be written."""
     from gapcam.outputs import replacing
 
-    print_scores(done.result)
-    for row in done.result["data"]["left_out"]:
-        complain(f"left out: {row['where']}: {row['what']}")
+    errors = []
     if json_path is not None:
-        with replacing(json_path) as out:
-            out.write(json.dumps(done.result, indent=1, allow_nan=False) + "\n")
-        tell(f"Written: {json_path}")
+        try:
+            with replacing(json_path) as out:
+                out.write(json.dumps(done.result, indent=1, allow_nan=False) + "\n")
+            tell(f"Written: {json_path}")
+        except OutputError as error:
+            errors.append(error)
     if report is not None:
         from gapcam.evaluate.gallery import gallery
         from gapcam.report import write_report
 
-        write_report(report, done.result, tuple(gallery(localizer, done)))
-        tell(f"Written: {report}")
+        try:
+            write_report(report, done.result, tuple(gallery(localizer, done)))
+            tell(f"Written: {report}")
+        except OutputError as error:
+            errors.append(error)
+    if errors:
+        print_scores(done.result)
+        raise errors[0]
 
 
 def _exit_code(result: dict[str, Any]) -> int:
+    """Name what was left out; say how it ended."""
+    selection = result["selection"] or {"left_out": []}
+    for kind, rows in (("", result["data"]["left_out"]), ("selection: ", selection["left_out"])):
+        for row in rows:
+            complain(f"{kind}left out: {row['where']}: {row['what']}")
     if result["partial"]:
-        tell("gapcam: interrupted; the scores above are of the pictures done until then")
+        tell("gapcam: interrupted; the scores are of the pictures done until then, the first ones")
         return INTERRUPTED
-    return SOME_FAILED if result["data"]["left_out"] else DONE
+    return SOME_FAILED if result["data"]["left_out"] or selection["left_out"] else DONE

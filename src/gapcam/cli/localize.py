@@ -111,7 +111,7 @@ def localize(
     Exit code: 0 all pictures done, 1 some failed (each is named, the rest are done), 2 wrong
     usage. Boxes are x0, y0, x1, y1 in pixels of the picture as it is shown (after EXIF rotation).
     """
-    with reporting_errors():
+    with reporting_errors("interrupted; with --out, add --resume to take the run up again"):
         _check_options(top, classes, out, format, resume)
         from gapcam.loading import load
         from gapcam.paths import expand_paths

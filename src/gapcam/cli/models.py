@@ -25,7 +25,7 @@ ClassesOption = Annotated[
 @app.command()
 def models(check: CheckOption = False, classes: ClassesOption = False) -> None:
     """List models and recipes; --check proves the maps."""
-    with reporting_errors():
+    with reporting_errors("interrupted"):
         from gapcam.loading import load
         from gapcam.models import embedded
         from gapcam.recipes import DEFAULT, RECIPES

@@ -30,6 +30,8 @@ def print_scores(result: dict[str, Any]) -> None:
         console.print(f"[bold]{escape(_title(result))}[/]", soft_wrap=True)
         for note in result["data"]["notes"]:
             console.print(escape(f"note: {note}"), soft_wrap=True)
+        for note in (result["selection"] or {"notes": []})["notes"]:
+            console.print(escape(f"note on the selection set: {note}"), soft_wrap=True)
         console.print(_general(result))
         console.print()
         console.print(_thresholds(result))
@@ -53,6 +55,9 @@ def _general(result: dict[str, Any]) -> Table:
     for key, words in GENERAL:
         if result[key] is not None:
             table.add_row(words, _percent(result[key]), _interval(result["ci95"].get(key)), "")
+    even = (result["baselines"] or {}).get("whole_image", {}).get("pxap")
+    if even is not None:
+        table.add_row("PxAP of an even map", _percent(even), "", "")
     for iou, value in (result["max_box_acc"] or {}).items():
         interval = _interval(result["ci95"].get(f"max_box_acc.{iou}"))
         table.add_row(f"MaxBoxAcc, IoU {iou}", _percent(value), interval, UPPER_BOUND)
@@ -71,15 +76,26 @@ def _thresholds(result: dict[str, Any]) -> Table:
     table = _table(*headings, "where it comes from", wide=True)
     for row in result["thresholds"]:
         at = "each" if row["threshold"] is None else f"{row['threshold']:.3g}"
-        cells = [at, *(_box_cells(row) if boxes else [])]
-        mask = row["mask"] or {}
-        cells += [_percent(mask.get(k)) for k in ("iou", "precision", "recall")] if masks else []
+        cells = [at, *(_box_cells(row) if boxes else []), *(_mask_cells(row) if masks else [])]
         star = " (reported above)" if row["headline"] else ""
         table.add_row(*cells, escape(row["words"]) + star)
     for row in (result["baselines"] or {}).values():
-        blank = [""] * (3 if masks else 0)
-        table.add_row("", *_box_cells(row), *blank, escape(row["words"]))
+        cells = ["", *(_box_cells(row) if boxes else []), *(_mask_cells(row) if masks else [])]
+        table.add_row(*cells, escape(row["words"]) + _gain(row))
     return table
+
+
+def _gain(row: dict[str, Any]) -> str:
+    """By how much the result beats a baseline."""
+    if row["gain"] is None:
+        return ""
+    low, high = (f"{100 * value:+.1f}" for value in row["gain_ci95"])
+    return f" (beaten by {100 * row['gain']:+.1f} points, {low} to {high})"
+
+
+def _mask_cells(row: dict[str, Any]) -> list[str]:
+    mask = row["mask"] or {}
+    return [_percent(mask.get(key)) for key in ("iou", "precision", "recall")]
 
 
 def _box_cells(row: dict[str, Any]) -> list[str]:

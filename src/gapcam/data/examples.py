@@ -58,10 +58,17 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong in a data set: where (file and line) and what, with what was expected."""
+    """Something wrong in a data set.
+
+    Attributes:
+        where: File and line.
+        what: With what was expected.
+        picture: The picture that it concerns, where there is one.
+    """
 
     where: str
     what: str
+    picture: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -77,6 +84,8 @@ class Dataset:
         examples: In the order of their names.
         problems: Everything that was wrong; what a problem touches is not in `examples`.
         notes: What was left out by the layout's own rules, in words (objects marked difficult).
+        pictures: How many pictures it names, those with problems included.
+        inclusive_ends: Whether x1 and y1, kept as written, are the last pixels of a box.
     """
 
     name: str
@@ -84,3 +93,5 @@ class Dataset:
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: int = 0
+    inclusive_ends: bool = False

@@ -18,6 +18,9 @@ TOLERANCE = 1.0
 """How far a box may stick out of its picture on each side, pixels. Tools count ends differently
 and round; such a box stays as it is written, is never clipped, and is counted in the notes."""
 
+INCLUSIVE = frozenset({"ilsvrc", "wsol"})
+"""Layouts whose boxes are kept as written, and whose protocols count the last pixel in."""
+
 _ROUNDING = 0.05  # pixels beyond the edge that are not worth a note
 
 
@@ -30,7 +33,7 @@ class _Findings:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, place: int, where: str, what: str, picture: str | None = None) -> None:
-        self.problems.append((place, Problem(where, what)))
+        self.problems.append((place, Problem(where, what, picture)))
         if picture:
             self.spoilt.add(_key(picture))
 
@@ -64,6 +67,8 @@ def gather(name: str, layout: str, found: Annotations) -> Dataset:
         tuple(examples),
         tuple(problem for _, problem in sorted(findings.problems, key=lambda found: found[0])),
         (*found.notes, *_notes(findings.counts, len(findings.spoilt))),
+        pictures=len(pictures.keys() | findings.spoilt),
+        inclusive_ends=layout in INCLUSIVE,
     )
 
 

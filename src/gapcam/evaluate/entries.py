@@ -119,10 +119,7 @@ def _cut(scores: Numbers95, cut: Cut, table: Table, protocol: Protocol, *, headl
     mean_iou = None
     if cut.source == "oracle" and table.boxed.any():  # its IoUs were not kept one by one
         mean_iou = rounded(table.mean_ious[protocol.thresholds == cut.threshold][0])
-    mask = None
-    if table.has_pixels and cut.threshold is not None:
-        at = table.pixels.at(round(cut.threshold, 3))  # its counts are kept to a thousandth
-        mask = {key: rounded(getattr(at, key)) for key in ("precision", "recall", "iou")}
+    mask = _mask(table, cut) if table.has_pixels else None
     return {
         "source": cut.source,
         "words": cut.words,
@@ -132,6 +129,20 @@ def _cut(scores: Numbers95, cut: Cut, table: Table, protocol: Protocol, *, headl
         **_box_scores(scores, cut.source),
         **({} if mean_iou is None else {"mean_iou": mean_iou}),
         "mask": mask,
+    }
+
+
+def _mask(table: Table, cut: Cut) -> Entry:
+    """Pixel scores at a threshold; pixels are counted to a thousandth of it."""
+    if cut.threshold is None:
+        hits, found, truth = table.otsu_pixels.tolist()
+        precision, recall, iou = hits / max(found, 1), hits / truth, hits / (found + truth - hits)
+    else:
+        precision, recall, iou = table.pixels.at(round(cut.threshold, 3))
+    return {
+        "precision": None if np.isnan(precision) else rounded(precision),
+        "recall": rounded(recall),
+        "iou": rounded(iou),
     }
 
 

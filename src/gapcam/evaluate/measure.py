@@ -19,7 +19,7 @@ from gapcam.metrics.pointing import (
     pointing_hit,
     pointing_hit_mask,
 )
-from gapcam.types import Failure, FloatArray, GapcamError, IntArray, Picture, Point
+from gapcam.types import BoolArray, Failure, FloatArray, GapcamError, IntArray, Picture, Point
 
 TOLERANCES = (0.0, POINTING_TOLERANCE)
 
@@ -45,8 +45,11 @@ class Measured:
         single: `[T]`, best IoU of the one box at every threshold; None without boxes.
         multi: `[T]`, of any box.
         pointing: Whether the peak lies on the object; the second with a tolerance of 15 pixels.
+        centre: Whether the centre of the picture lies on the object.
         energy: The share of the heat that lies on the object.
         pixels: What pixel scores need, `[2, 2001]`; None without a mask.
+        otsu_pixels: Pixels above Otsu's threshold that are the object's, all above it, and all of
+            the object, `[3]`; None without a mask.
     """
 
     class_id: int
@@ -55,8 +58,10 @@ class Measured:
     single: Numbers | None
     multi: Numbers | None
     pointing: tuple[bool, bool]
+    centre: bool
     energy: float
-    pixels: IntArray | None
+    pixels: IntArray | None = None
+    otsu_pixels: IntArray | None = None
 
 
 def measure(
@@ -160,18 +165,19 @@ def _one(
 ) -> Measured:
     target, example = task.example.targets[k], task.example
     peak = _peak(one, example.size_wh)
-    mask, pixels = None, None
+    width, height = example.size_wh
+    centre = (width / 2, height / 2)
+    mask, pixels, otsu_pixels = None, None, None
     if target.mask_paths:
         mask, ignore = load_mask(target, example)
-        pixels = count_pixels(
-            protocol.pixel_map(one, example.size_wh), *protocol.pixel_truth(mask, ignore)
-        )
+        pixels, otsu_pixels = _score_pixels(protocol, one, example.size_wh, mask, ignore)
     if target.boxes or mask is None:
-        width, height = example.size_wh
         near = [pointing_hit(peak, target.boxes, tolerance) for tolerance in TOLERANCES]
+        central = pointing_hit(centre, target.boxes)
         energy = energy_inside(one, target.boxes, (height, width))
     else:
         near = [pointing_hit_mask(peak, mask, tolerance) for tolerance in TOLERANCES]
+        central = pointing_hit_mask(centre, mask)
         energy = energy_inside_mask(one, mask)
     return Measured(
         class_id=task.class_ids[k],
@@ -180,9 +186,22 @@ def _one(
         single=cut.single,
         multi=cut.multi,
         pointing=(near[0], near[1]),
+        centre=central,
         energy=energy,
         pixels=pixels,
+        otsu_pixels=otsu_pixels,
     )
+
+
+def _score_pixels(
+    protocol: Protocol, one: Maps, size_wh: SizeWH, mask: BoolArray, ignore: BoolArray | None
+) -> tuple[IntArray, IntArray]:
+    """`Measured.pixels` and `Measured.otsu_pixels` of a map."""
+    truth, ignored = protocol.pixel_truth(mask, ignore)
+    score_map = protocol.pixel_map(one, size_wh)
+    above = (score_map > protocol.otsu(one[np.newaxis])[0]) & ~ignored
+    otsu = np.array([(above & truth).sum(), above.sum(), (truth & ~ignored).sum()])
+    return count_pixels(score_map, truth, ignored), otsu
 
 
 def _peak(one: Maps, size_wh: SizeWH) -> Point | None:

@@ -52,6 +52,11 @@ class Sweep(NamedTuple):
 class Protocol(ABC):
     """How maps are cut and boxes are compared.
 
+    Args:
+        recipe: How maps are made.
+        inclusive_ends: Whether the true boxes are as written in a data set whose x1 and y1 are the
+            last pixels (`gapcam.data.Dataset.inclusive_ends`).
+
     Attributes:
         name: What users type.
         source: Where it comes from.
@@ -62,12 +67,17 @@ class Protocol(ABC):
     source: ClassVar[str]
     thresholds: Numbers
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, inclusive_ends: bool = False) -> None:
         self.recipe = recipe
+        self.inclusive_ends = inclusive_ends
 
     @abstractmethod
     def statements(self) -> Mapping[str, str]:
         """The protocol in words, aspect by aspect."""
+
+    def notes(self) -> list[str]:
+        """What is unusual about the recipe under this protocol, in words."""
+        return []
 
     @abstractmethod
     def frame_wh(self, size_wh: SizeWH) -> SizeWH:
@@ -98,6 +108,10 @@ class Protocol(ABC):
     def index_of(self, threshold: float) -> int:
         """Where a recipe's threshold lies in `thresholds`."""
 
+    def otsu(self, maps: Maps) -> Numbers:
+        """The label-free threshold `[n]` of each map (Otsu, 1979)."""
+        return otsu_thresholds(maps)
+
     def otsu_ious(
         self,
         maps: Maps,
@@ -106,7 +120,7 @@ class Protocol(ABC):
         swept: Sweep,  # noqa: ARG002
     ) -> Numbers:
         """The IoU `[n]` of each map's one box when Otsu's rule (1979) chooses its threshold."""
-        boxes = self.boxes(maps, otsu_thresholds(maps), sizes_wh)
+        boxes = self.boxes(maps, self.otsu(maps), sizes_wh)
         return np.array([box_iou([box], of).max() for box, of in zip(boxes, truths, strict=True)])
 
     def pixel_truth(self, mask: BoolArray, ignore: BoolArray | None) -> tuple[BoolArray, BoolArray]:
@@ -124,22 +138,20 @@ class Original(Protocol):
 
     name = "original"
     source = "gapcam"
-    grow: ClassVar[int] = 0
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
+    def __init__(self, recipe: Recipe, *, inclusive_ends: bool = False) -> None:
+        super().__init__(recipe, inclusive_ends=inclusive_ends)
         self.thresholds = np.union1d(np.arange(100) / 100, recipe.threshold)
 
     def statements(self) -> Mapping[str, str]:
         """The protocol in words, aspect by aspect."""
         recipe = self.recipe
         height, width = recipe.input_size_hw
-        refined = "" if recipe.refine == "none" else f", refined ({recipe.refine})"
         return {
             "geometry": f"the whole picture squashed to {width} x {height}; boxes compared in "
             "pixels of the original picture",
-            "map": f"the true class's map{refined}, {recipe.upsample} to a quarter of the input, "
-            f"normalized by {recipe.normalize}",
+            "map": f"the true class's map{_refined(recipe)}, {recipe.upsample} to a quarter of the "
+            f"input, normalized by {recipe.normalize}",
             "threshold": "heat > threshold; curves and oracle over 0, .01, ... .99 and the "
             "recipe's own",
             "components": "8-connected; one box: the component with the most samples (of two as "
@@ -147,7 +159,8 @@ class Original(Protocol):
             "boxes": "exact bounds of the interpolated heat above the threshold, half-open",
             "iou": "half-open boxes; a hit is IoU >= .5 with any true box of the class",
             "top5_loc": "best of the five highest classes, each with its one box",
-            "masks": "heat bilinearly enlarged to the picture's size; pixels pooled over the set",
+            "masks": "heat bilinearly enlarged to the picture's size; pixels pooled over the set, "
+            "so that larger pictures weigh more",
         }
 
     def frame_wh(self, size_wh: SizeWH) -> SizeWH:
@@ -155,9 +168,8 @@ class Original(Protocol):
         return size_wh
 
     def truths(self, boxes: Sequence[Box], size_wh: SizeWH) -> Numbers:  # noqa: ARG002
-        """As they are, longer by one where the protocol counts the last pixel in."""
-        grown: Numbers = np.array(boxes, np.float64).reshape(-1, 4) + self.grow * LAST_PIXEL
-        return grown
+        """As they are."""
+        return np.array(boxes, np.float64).reshape(-1, 4)
 
     def index_of(self, threshold: float) -> int:
         """Where it lies in `thresholds`."""
@@ -210,21 +222,30 @@ class Original(Protocol):
 
 
 class Ilsvrc(Original):
-    """The ILSVRC devkit's rule: the true box counts its last pixel in."""
+    """The ILSVRC devkit's rule: boxes count their last pixel in."""
 
     name = "ilsvrc"
     source = "ILSVRC CLS-LOC development kit (Russakovsky et al., IJCV 2015, section 4.2)"
-    grow = 1
 
     def statements(self) -> Mapping[str, str]:
         """The protocol in words, aspect by aspect."""
+        ends = (
+            "the data set's x1 and y1, as written, are last pixels"
+            if self.inclusive_ends
+            else "this data set's boxes are half-open, so their last pixel is one before the end"
+        )
         return {
             **super().statements(),
-            "iou": "inclusive: sides are x1 - x0 + 1 for true boxes as written, and the same for "
-            "ours after their half-open end is taken back by one; a hit is IoU >= .5 with any true "
-            "box of the class",
+            "iou": f"inclusive: sides are x1 - x0 + 1 between first and last pixel ({ends}); a hit "
+            "is IoU >= .5 with any true box of the class",
             "top5_loc": "best of at most five guesses, the five highest classes with one box each",
         }
+
+    def truths(self, boxes: Sequence[Box], size_wh: SizeWH) -> Numbers:
+        """Ending after their last pixel."""
+        written = super().truths(boxes, size_wh)
+        ends: Numbers = written + LAST_PIXEL if self.inclusive_ends else written
+        return ends
 
 
 class Wsol(Protocol):
@@ -235,19 +256,18 @@ class Wsol(Protocol):
         "Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020"
     )
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
+    def __init__(self, recipe: Recipe, *, inclusive_ends: bool = False) -> None:
+        super().__init__(recipe, inclusive_ends=inclusive_ends)
         self.thresholds = _lowest_of_each_level()
 
     def statements(self) -> Mapping[str, str]:
         """The protocol in words, aspect by aspect."""
         recipe = self.recipe
         height, width = recipe.input_size_hw
-        refined = "" if recipe.refine == "none" else f", refined ({recipe.refine})"
         return {
             "geometry": f"the whole picture squashed to {width} x {height}; boxes compared in "
             f"{wsol.SIDE} x {wsol.SIDE}, true boxes scaled there and truncated to whole numbers",
-            "map": f"the true class's map without bias{refined}, bicubic to {wsol.SIDE} x "
+            "map": f"the true class's map without bias{_refined(recipe)}, bicubic to {wsol.SIDE} x "
             f"{wsol.SIDE}, min-max, times 255, truncated to 8 bits",
             "threshold": "level > int(threshold * 255); the reference's 1,000 thresholds are these "
             "255 levels",
@@ -260,8 +280,17 @@ class Wsol(Protocol):
             "max_box_acc_v2": "MaxBoxAccV2: every contour, best threshold on the scored pictures "
             "for each of IoU .3, .5, .7, then the mean",
             "masks": f"masks nearest to {wsol.SIDE} x {wsol.SIDE}; ignored pixels left out; pixels "
-            "pooled over the set",
+            "pooled over the set, every picture alike",
         }
+
+    def notes(self) -> list[str]:
+        """Whether the maps are those that the published numbers are about."""
+        if self.recipe.refine == "none":
+            return []
+        return [
+            f"recipe {self.recipe.name!r} refines the maps; published numbers of this protocol are "
+            "about plain class maps (recipe 'paper')"
+        ]
 
     def frame_wh(self, size_wh: SizeWH) -> SizeWH:  # noqa: ARG002
         """224 x 224."""
@@ -303,6 +332,10 @@ class Wsol(Protocol):
         ious = wsol.level_ious(wsol.quantize(maps), inclusive, workers=1)
         return Sweep(ious.single, ious.multi)
 
+    def otsu(self, maps: Maps) -> Numbers:
+        """Of the 8-bit map that is cut."""
+        return otsu_thresholds(wsol.quantize(maps) / 255.0)
+
     def otsu_ious(
         self,
         maps: Maps,
@@ -311,7 +344,7 @@ class Wsol(Protocol):
         swept: Sweep,
     ) -> Numbers:
         """Every level was swept already; see the base class."""
-        levels = wsol.level_of(otsu_thresholds(maps))
+        levels = wsol.level_of(self.otsu(maps))
         return swept.single[np.arange(len(swept.single)), levels]
 
     def pixel_truth(self, mask: BoolArray, ignore: BoolArray | None) -> tuple[BoolArray, BoolArray]:
@@ -321,6 +354,10 @@ class Wsol(Protocol):
     def pixel_map(self, one: Maps, size_wh: SizeWH) -> FloatArray:  # noqa: ARG002
         """As it is."""
         return np.asarray(one)
+
+
+def _refined(recipe: Recipe) -> str:
+    return "" if recipe.refine == "none" else f", refined ({recipe.refine})"
 
 
 def _lowest_of_each_level() -> Numbers:
@@ -334,12 +371,12 @@ def _lowest_of_each_level() -> Numbers:
 PROTOCOLS: Mapping[str, type[Protocol]] = {kind.name: kind for kind in (Original, Wsol, Ilsvrc)}
 
 
-def protocol_named(name: str, recipe: Recipe) -> Protocol:
-    """The protocol of that name.
+def protocol_named(name: str, recipe: Recipe, *, inclusive_ends: bool = False) -> Protocol:
+    """The protocol of that name, for a recipe and a data set's boxes; see `Protocol`.
 
     Raises:
         ArgumentError: There is none.
     """
     if name not in PROTOCOLS:
         raise ArgumentError(f"protocol {name!r} is unknown: expected {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name](recipe)
+    return PROTOCOLS[name](recipe, inclusive_ends=inclusive_ends)

@@ -19,7 +19,6 @@ from gapcam.evaluate.groups import groups_of
 from gapcam.evaluate.protocols import Protocol
 from gapcam.evaluate.table import IOUS, Table
 from gapcam.metrics.baselines import best_centred_box, centred_ious
-from gapcam.metrics.pointing import pointing_hit
 from gapcam.types import BoolArray
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
@@ -52,7 +51,7 @@ def best_pixel_threshold(table: Table) -> float:
     """The threshold with the highest IoU of all pixels, pooled."""
     curve = table.pixels
     ious = [curve.at(threshold).iou for threshold in curve.thresholds.tolist()]
-    return float(curve.thresholds[int(np.argmax(ious))])
+    return round(float(curve.thresholds[int(np.argmax(ious))]), 3)
 
 
 def best_centre(table: Table, protocol: Protocol) -> tuple[float, float] | None:
@@ -113,13 +112,11 @@ def score(
 def _free_cuts(table: Table, protocol: Protocol) -> list[Cut]:
     """The thresholds that need no choice, and those that make the best of one."""
     oracle = "best on the scored pictures: an upper bound"
+    otsu = Cut("otsu", "Otsu on each map: label-free", None)
     if not table.boxed.any():
-        return [Cut("oracle", f"{oracle} (pixel IoU)", best_pixel_threshold(table), True)]
+        return [otsu, Cut("oracle", f"{oracle} (pixel IoU)", best_pixel_threshold(table), True)]
     best = table.single.accuracy()[HIT_ROW].argmax()
-    return [
-        Cut("otsu", "Otsu on each map: label-free", None),
-        Cut("oracle", f"{oracle} (IoU .5)", float(protocol.thresholds[best]), True),
-    ]
+    return [otsu, Cut("oracle", f"{oracle} (IoU .5)", float(protocol.thresholds[best]), True)]
 
 
 def _rows(table: Table, protocol: Protocol, every: Sequence[Cut]) -> list[_Row]:
@@ -156,19 +153,7 @@ def _add_general(columns: Columns, table: Table) -> None:
     columns.add("pointing", table.pointing[:, 0])
     columns.add("pointing_15px", table.pointing[:, 1])
     columns.add("energy", table.energy)
-    columns.add("centre_pointing", _centre_pointing(table), table.boxed)
-
-
-def _centre_pointing(table: Table) -> BoolArray:
-    """Whether the centre of the picture lies on the object."""
-    return np.array(
-        [
-            bool(target.boxes) and pointing_hit((width / 2, height / 2), target.boxes)
-            for task in table.tasks
-            for width, height in [task.example.size_wh]
-            for target in task.example.targets
-        ]
-    )
+    columns.add("centre_pointing", table.centre)
 
 
 def _add_row(columns: Columns, table: Table, row: _Row) -> None:

@@ -30,10 +30,12 @@ class Table:
         self.tasks: list[Task] = []
         self.single, self.multi = HitTable(thresholds), HitTable(thresholds)
         self.pixels = PixelCurve()
+        self.otsu_pixels = np.zeros(3, np.int64)
         self._iou_sums = np.zeros(thresholds)
         self._kept = list(kept)
         self._pictures, self._class_ids, self._ranks = array("i"), array("i"), array("i")
         self._boxed, self._pointing, self._pointing_15px = array("b"), array("b"), array("b")
+        self._centre = array("b")
         self._energy, self._area = array("f"), array("f")
         self._ious, self._otsu = array("d"), array("d")  # compared with .5 and the like: exact
         self._objects = array("i")
@@ -46,6 +48,7 @@ class Table:
             self._ranks.append(one.rank)
             self._pointing.append(one.pointing[0])
             self._pointing_15px.append(one.pointing[1])
+            self._centre.append(one.centre)
             self._energy.append(one.energy)
             self._objects.append(len(target.boxes))
             self._boxed.append(one.single is not None)
@@ -61,6 +64,9 @@ class Table:
         counts = [one.pixels for one in measured if one.pixels is not None]
         if counts:  # a picture is what the interval of PxAP resamples
             self.pixels.add_counts(np.sum(counts, axis=0))
+        for one in measured:
+            if one.otsu_pixels is not None:
+                self.otsu_pixels += one.otsu_pixels
         self.tasks.append(task)
 
     def __len__(self) -> int:
@@ -96,6 +102,11 @@ class Table:
     def pointing(self) -> BoolArray:
         """Whether each peak lies on the object, `[n, 2]`; the second with tolerance."""
         return np.stack([self._pointing, self._pointing_15px], axis=1).astype(np.bool_)
+
+    @property
+    def centre(self) -> BoolArray:
+        """Whether the centre of each picture lies on the object, `[n]`."""
+        return np.asarray(self._centre, np.bool_)
 
     @property
     def energy(self) -> Numbers:
