@@ -80,3 +80,9 @@ def test_links_in_the_documentation_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_scripts_and_tests_that_are_named_are_there():
+    for page in PAGES:
+        for name in re.findall(r"\b((?:tests|benchmarks)/\w+\.py)", page.read_text("utf-8")):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"

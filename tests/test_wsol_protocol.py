@@ -41,7 +41,7 @@ def test_levels_of_several_peaks():
 
 
 def normalized(raw: np.ndarray) -> np.ndarray:
-    large = cv2.resize(raw.astype(np.float64), (224, 224), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(raw, (224, 224), interpolation=cv2.INTER_CUBIC).astype(np.float64)
     return (large - large.min()) / (large - large.min()).max()
 
 
@@ -55,6 +55,13 @@ def test_maps_are_resampled_and_stretched(size_hw):
         assert (score.min(), score.max()) == (0, 1)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
+def test_maps_of_any_precision_are_resampled(kind):
+    maps = np.random.default_rng(0).normal(size=(1, 7, 7)).astype(kind)
+    near = normalized(maps[0].astype(np.float64))
+    np.testing.assert_allclose(wsol.score_maps(maps)[0], near, atol=1e-6)
+
+
 def test_maps_without_a_shape_become_zeros():
     maps = np.random.default_rng(0).normal(size=(5, 7, 7)).astype(np.float32)
     maps[0] = 3.5
@@ -63,6 +70,7 @@ def test_maps_without_a_shape_become_zeros():
     maps[3, 0, 0] = -np.inf
     scores = wsol.score_maps(maps)
     assert not scores[:4].any()
+    assert not wsol.score_maps(np.full((1, 7, 7), 0.1, np.float32)).any()
     np.testing.assert_array_equal(scores[4], normalized(maps[4]))
 
 

@@ -8,11 +8,12 @@ contours at every level rests on two facts:
 - Outer contours enclose their holes, so areas are those of the map with its holes filled, each up
   to the value at which it opens to the outside. Filling and cutting commute.
 - A hole is a 4-connected component of {gray <= t} that does not reach the frame, and its contour
-  runs on the pixels around it. Adding pixels from the lowest up finds the holes, and where they
-  open.
+  runs on the pixels around it. So holes are the components of the map upside down, but for the
+  main one, which is the outside; and where they get joined to it they open.
 
-Filled level sets have no holes, so their Euler number counts their components. Where that is one,
-its box follows from the maxima of rows and columns, and no pixel is added by itself.
+Most pixels need not be joined: a few sweeps prove that they belong to the main component from
+their own value on, and that is measured by sums and maxima (`level_sets_planes`). What remains are
+the hills and the hollows (`level_sets_growth`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gapcam.metrics import level_sets_growth, level_sets_planes, level_sets_rings
-from gapcam.metrics.level_sets_growth import COLUMNS, STEPS, Forest, Scores, fill_holes, grow
+from gapcam.metrics.level_sets_growth import COLUMNS, STEPS, Forest, Scores, grow, score_main
 from gapcam.metrics.level_sets_numba import fingerprint, kernel, part
 from gapcam.metrics.level_sets_planes import (
-    Queue,
-    Ranks,
+    Flood,
     Survey,
-    queue_hollows,
-    queue_values,
+    load_inverted,
+    queue_pixels,
+    start_at_highest,
+    survey_joined,
 )
 from gapcam.metrics.level_sets_rings import Ring, ring_tables
 from gapcam.types import ByteArray, IntArray
@@ -40,11 +42,21 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Scratch(NamedTuple):
-    """All that maps of one size need, used again for every map; one for each thread."""
+    """All that maps of one size need, used again for every map; one for each thread.
 
-    gray: Array
-    ranks: Ranks
-    queue: Queue
+    Attributes:
+        rising: The map upside down; its main component is the outside, the others are holes.
+        falling: The map; its main component is that of the highest pixel.
+        survey: Of the latter.
+        forest: For both.
+        holes: By rising step.
+        scores: By falling step.
+        sides: How holes are connected.
+        corners: How all else is.
+    """
+
+    rising: Flood
+    falling: Flood
     survey: Survey
     forest: Forest
     holes: Scores
@@ -58,19 +70,9 @@ def make_scratch(height: int, width: int) -> Scratch:
     plane = (height + 2, width + 2)
     most = height * width // 2 + 3  # no two neighbours both start a component
     return Scratch(
-        gray=np.zeros(plane, np.uint8),
-        ranks=Ranks(rank=np.zeros(plane, np.uint16), rows=np.zeros(plane[0], np.bool_)),
-        queue=Queue(
-            patterns=np.zeros(plane, np.uint8),
-            busy=np.zeros(256, np.bool_),
-            order=np.zeros(height * width, np.int64),
-            ends=np.zeros(256, np.int64),
-        ),
-        survey=Survey(
-            plane=np.zeros(plane, np.uint8),
-            sums=np.zeros((257, 3), np.int32),
-            spans=np.zeros((256, 4), np.int32),
-        ),
+        rising=_make_flood(plane, frame=255),
+        falling=_make_flood(plane, frame=0),
+        survey=Survey(areas=np.zeros(257, np.int64), spans=np.zeros((256, 4), np.int32)),
         forest=Forest(
             labels=np.zeros(plane, np.int32),
             parents=np.zeros(most, np.int32),
@@ -79,10 +81,34 @@ def make_scratch(height: int, width: int) -> Scratch:
             roots=np.zeros(most, np.int32),
             counts=np.zeros(2, np.int64),
         ),
-        holes=Scores(np.zeros(STEPS), np.zeros(STEPS), np.zeros((STEPS, 4), np.int64)),
-        scores=Scores(np.zeros(STEPS), np.zeros(STEPS), np.zeros((STEPS, 4), np.int64)),
+        holes=_make_scores(),
+        scores=_make_scores(),
         sides=ring_tables(4, plane[1]),
         corners=ring_tables(8, plane[1]),
+    )
+
+
+def _make_flood(plane: tuple[int, int], frame: int) -> Flood:
+    return Flood(
+        values=np.full(plane, frame, np.uint8),
+        joined=np.full(plane, frame, np.uint8),
+        rank=np.full(plane, 2 * frame + 2 if frame else 0, np.uint16),  # before all or never
+        rows=np.zeros(plane[0], np.bool_),
+        patterns=np.zeros(plane, np.uint8),
+        order=np.zeros(plane[0] * plane[1], np.int64),
+        ends=np.zeros(256, np.int64),
+        spare=np.zeros(plane, np.uint8),
+        found=np.zeros(plane[0] * plane[1], np.int64),
+    )
+
+
+def _make_scores() -> Scores:
+    return Scores(
+        multi=np.zeros(STEPS),
+        single=np.zeros(STEPS),
+        boxes=np.zeros((STEPS, 4), np.int64),
+        areas=np.zeros(STEPS, np.int64),
+        firsts=np.zeros(STEPS, np.int64),
     )
 
 
@@ -124,41 +150,44 @@ def _compile_scan() -> Callable[..., None]:
         boxes: Array,
     ) -> None:
         _ = sources
-        gray, ranks, queue, survey, forest, holes, scores, sides, corners = scratch
+        rising, falling, survey, forest, holes, scores, sides, corners = scratch
         for i in range(len(grays)):
             own = truths[starts[i] : starts[i + 1]]
-            _start(grays[i], gray, holes, scores)
-            if queue_hollows(gray, survey, ranks, queue, sides.adds):
-                nested = grow(queue, sides, 1, survey, forest, own, holes)
-                fill_holes(gray, ranks.rows, forest, survey.plane)
-                if nested:  # the filled map lacks what lies inside of holes
-                    queue_values(gray, False, survey, ranks, queue, corners.adds)
-                    grow(queue, corners, 0, survey, forest, own, scores)
-            queue_values(survey.plane, True, survey, ranks, queue, corners.adds)
-            grow(queue, corners, 0, survey, forest, own, scores)
-            _store(holes, scores, single[i], multi[i], boxes[i])
+            _start(grays[i], falling.values, holes.multi, scores.multi)
+            load_inverted(falling.values, rising)
+            queue_pixels(rising)
+            nested = grow(rising, sides, 1, forest, own, holes)
+            # What lies inside of holes is not in the filled map: then the map itself comes first.
+            for filled in range(0 if nested else 1, 2):
+                load_inverted(rising.joined if filled else rising.values, falling)
+                start_at_highest(falling)
+                queue_pixels(falling)
+                grow(falling, corners, 0, forest, own, scores)
+                survey_joined(falling, corners.areas, survey)
+                score_main(survey, falling.joined, own, scores)
+            _store(holes.multi, scores, single[i], multi[i], boxes[i])
 
     return scan
 
 
 @part
-def _start(values: Array, gray: Array, holes: Scores, scores: Scores) -> None:
-    """Put a map into the frame, and clear what is only ever raised."""
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            gray[y + 1, x + 1] = values[y, x]
+def _start(gray: Array, plane: Array, holes: Array, multi: Array) -> None:
+    """Put a map into its frame, and clear what is only ever raised."""
+    for y in range(gray.shape[0]):
+        for x in range(gray.shape[1]):
+            plane[y + 1, x + 1] = gray[y, x]
     for step in range(STEPS):
-        holes.multi[step] = 0
-        scores.multi[step] = 0
+        holes[step] = 0
+        multi[step] = 0
 
 
 @part
-def _store(holes: Scores, scores: Scores, single: Array, multi: Array, boxes: Array) -> None:
+def _store(holes: Array, scores: Scores, single: Array, multi: Array, boxes: Array) -> None:
     """From steps to levels: holes were found rising, all else falling."""
     for level in range(STEPS):
         step = STEPS - 1 - level
         single[level] = scores.single[step]
-        multi[level] = max(scores.multi[step], holes.multi[level])
+        multi[level] = max(scores.multi[step], holes[level])
         for i in range(4):
             boxes[level, i] = scores.boxes[step, i]
 

@@ -23,8 +23,7 @@ class Ring(NamedTuple):
         fills: `int32 [256]`, 1 where the pixel fills a gap of one pixel, else 0.
         areas: `int32 [256]`, what the pixel adds to twice the area of the polygon through the
             pixel centres.
-        adds: `int64 [256]`, all that it adds, packed: a pixel, `areas << 21`, Euler number `<< 43`.
-        jumps: `int64 [8]`, from a pixel to each neighbour, in a plane's memory.
+        jumps: `int64 [256]`, from a pixel to each neighbour in a plane's memory, by its bit alone.
         near: `int64 [256]`, the jump to a neighbour in the only group that the pixel touches;
             0 where it touches not just one, or fills a gap.
     """
@@ -32,7 +31,6 @@ class Ring(NamedTuple):
     arcs: Table
     fills: Table
     areas: Table
-    adds: Table
     jumps: Table
     near: Table
 
@@ -42,15 +40,15 @@ def ring_tables(connectivity: int, stride: int) -> Ring:
 
     `stride` is the length of the plane's rows.
     """
-    arcs, fills, areas, adds = _pattern_tables(connectivity)
-    jumps = np.array([down * stride + right for down, right in RING], np.int64)
-    alone = (arcs > 0) & (arcs & (arcs - 1) == 0) & (fills == 0)
-    near = np.where(alone, jumps[np.log2(np.maximum(arcs, 1)).astype(int)], 0)
-    return Ring(arcs, fills, areas, adds, jumps, near)
+    arcs, fills, areas = _pattern_tables(connectivity)
+    jumps = np.zeros(256, np.int64)
+    jumps[[1 << i for i in range(8)]] = [down * stride + right for down, right in RING]
+    near = np.where(fills == 0, jumps[arcs], 0)  # 0 too where `arcs` is not one bit
+    return Ring(arcs, fills, areas, jumps, near)
 
 
 @functools.cache
-def _pattern_tables(connectivity: int) -> tuple[Table, Table, Table, Table]:
+def _pattern_tables(connectivity: int) -> tuple[Table, Table, Table]:
     """What of a `Ring` does not depend on the plane; it takes some milliseconds."""
     reach = 1 if connectivity == 4 else 2
     beside = sum(1 << i for i, step in enumerate(RING) if 0 in step)
@@ -60,9 +58,7 @@ def _pattern_tables(connectivity: int) -> tuple[Table, Table, Table, Table]:
     arcs = np.array([sum(1 << group[0] for group in each) for each in groups], np.uint8)
     fills = np.array([pattern & around == around for pattern in range(256)], np.int32)
     areas = np.array([_doubled_area(pattern) for pattern in range(256)], np.int32)
-    eulers = 1 - np.array([len(each) for each in groups]) + fills
-    adds = 1 + (areas.astype(np.int64) << 21) + (eulers.astype(np.int64) << 43)
-    return arcs, fills, areas, adds
+    return arcs, fills, areas
 
 
 def _groups(pattern: int, reach: int) -> list[list[int]]:

@@ -85,8 +85,9 @@ def level_of(thresholds: npt.ArrayLike, peak: npt.ArrayLike = LEVELS) -> IntArra
 def score_maps(maps: npt.NDArray[Any]) -> Numbers:
     """Class maps as the protocol scores them: bicubic to 224 x 224, then min-max, in float64.
 
-    Resampling is OpenCV's bicubic, `align_corners=False`. A map that is constant, or
-    with NaN or infinity in it, becomes zeros; the protocol says so of constant maps and NaN.
+    Resampling is OpenCV's bicubic (`align_corners=False`), in single precision for maps of no more.
+    A map that is constant, or with NaN or infinity in it, becomes zeros; the protocol says so of
+    constant maps and NaN.
 
     Args:
         maps: `[n, h, w]`, float, raw.
@@ -100,8 +101,12 @@ def score_maps(maps: npt.NDArray[Any]) -> Numbers:
     if maps.ndim != 3 or 0 in maps.shape[1:] or maps.dtype.kind != "f":
         raise ArgumentError(f"maps: expected float [n, h, w], got {_kind(maps)}")
     scores = np.zeros((len(maps), SIDE, SIDE))
-    for score, raw in zip(scores, maps.astype(np.float64, copy=False), strict=True):
-        large = cv2.resize(raw, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    kind = np.float32 if maps.dtype.itemsize <= 4 else np.float64
+    for score, raw in zip(scores, maps.astype(kind, copy=False), strict=True):
+        if raw.min() == raw.max():  # resampling would round it to what is not quite constant
+            continue
+        resized = cv2.resize(raw, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        large = resized.astype(np.float64, copy=False)
         if np.isfinite(large).all():
             large -= large.min()
             highest = large.max()
@@ -124,9 +129,12 @@ def quantize(score_maps: npt.NDArray[Any]) -> ByteArray:
     """
     if score_maps.dtype.kind != "f":
         raise ArgumentError(f"score_maps: expected float, got {_kind(score_maps)}")
-    if score_maps.size and not (score_maps.min() >= 0 and score_maps.max() <= 1):  # refuses NaN
-        raise ArgumentError(f"score_maps: expected scores in 0..1, got {_range(score_maps)}")
-    gray: ByteArray = (score_maps * score_maps.dtype.type(255)).astype(np.uint8)
+    gray = np.empty(score_maps.shape, np.uint8)
+    white = score_maps.dtype.type(255)
+    for one, plane in zip(score_maps, gray, strict=True):  # one by one they stay in the cache
+        if not (one.min(initial=0) >= 0 and one.max(initial=0) <= 1):  # refuses NaN
+            raise ArgumentError(f"score_maps: expected scores in 0..1, got {_range(one)}")
+        plane[:] = one * white
     return gray
 
 
