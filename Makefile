@@ -36,6 +36,8 @@ help-pages: setup
 bench: setup
 	$(BIN)/python benchmarks/localization.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/evaluator_speed.py
 
 clean:
 	rm -rf .venv .cache demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
