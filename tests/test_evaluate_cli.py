@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import gapcam
 from gapcam.cli import app
+from gapcam.cli.evaluate import _stopping_between_pictures
 from gapcam.cli.score_table import print_scores
 from scored_sets import made_pictures, write_boxes, write_masks, write_rows
 
@@ -73,6 +74,35 @@ def test_files_are_written_even_when_nobody_reads_the_table(data, tmp_path):
     line = f"set -o pipefail; {line} --json {scores} | true"
     subprocess.run(["bash", "-c", line], check=False, capture_output=True, timeout=120)
     assert json.loads(scores.read_text())["n"] == 8
+
+
+def test_one_file_is_written_when_another_cannot_be(data, tmp_path):
+    page = tmp_path / "report.html"
+    long = tmp_path / f"{'x' * 300}.json"
+    done = run("--images", data[0], "--boxes", data[1], "--json", long, "--report", page)
+    assert done.exit_code == 1
+    assert "GT-known Loc" in done.stdout
+    assert page.is_file()
+    assert "xxx.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def stop(times: int) -> None:
+    with _stopping_between_pictures() as check:
+        check()
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        if times == 1:  # the first waits until it is asked for
+            check()
+        pytest.fail("was not stopped")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_waits_for_the_picture_and_a_second_one_does_not(times):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        stop(times)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_is_left_out_of_the_selection_is_said(data, tmp_path):

@@ -226,8 +226,8 @@ def _check_options(
     for option, path in (("--json", json_path), ("--report", report)):
         if path is None:
             continue
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        folder = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+        if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
             raise ArgumentError(f"{option} {path}: cannot be written there; give another file")
 
 
@@ -283,7 +283,7 @@ def _two_paths(text: str) -> tuple[Path, Path]:
     """DIR:PATH, split at the colon that leaves two paths that exist (names may hold colons)."""
     splits = [(text[:i], text[i + 1 :]) for i, letter in enumerate(text) if letter == ":"]
     for images, truth in splits:
-        if images and truth and Path(images).exists() and Path(truth).exists():
+        if images and truth and os.path.exists(images) and os.path.exists(truth):
             return Path(images), Path(truth)
     raise ArgumentError(
         f"--select-on {text}: expected DIR:PATH, a folder of pictures and their boxes or masks, "

@@ -7,7 +7,7 @@ and the docstring there says how.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -68,7 +68,7 @@ class Problem:
 
     where: str
     what: str
-    picture: str | None = None
+    picture: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
