@@ -60,7 +60,8 @@ def test_scores_are_printed_and_written(data, tmp_path):
     assert shown.count("upper bound") >= 6
     words = "fixed by the recipe 'default' (chosen on 630 ILSVRC validation pictures"
     assert words in shown
-    assert "points, " in shown
+    gain = result["baselines"]["centred_box"]["gain"]
+    assert f"GT-known less the centred box  {100 * gain:+.1f}" in " ".join(shown.split("   "))
     assert "the whole picture" in shown
     assert result["data"]["images"] == str(images)
     assert result["data"]["boxes"] == str(boxes)

@@ -55,6 +55,11 @@ def _general(result: dict[str, Any]) -> Table:
     for key, words in GENERAL:
         if result[key] is not None:
             table.add_row(words, _percent(result[key]), _interval(result["ci95"].get(key)), "")
+    for key, words in (("whole_image", "the whole picture"), ("centred_box", "the centred box")):
+        row = (result["baselines"] or {}).get(key, {"gain": None})
+        if row["gain"] is not None:
+            interval = _interval(row["gain_ci95"])
+            table.add_row(f"  GT-known less {words}", f"{100 * row['gain']:+.1f}", interval, "")
     even = (result["baselines"] or {}).get("whole_image", {}).get("pxap")
     if even is not None:
         table.add_row("PxAP of an even map", _percent(even), "", "")
@@ -81,16 +86,8 @@ def _thresholds(result: dict[str, Any]) -> Table:
         table.add_row(*cells, escape(row["words"]) + star)
     for row in (result["baselines"] or {}).values():
         cells = ["", *(_box_cells(row) if boxes else []), *(_mask_cells(row) if masks else [])]
-        table.add_row(*cells, escape(row["words"]) + _gain(row))
+        table.add_row(*cells, escape(row["words"]))
     return table
-
-
-def _gain(row: dict[str, Any]) -> str:
-    """By how much the result beats a baseline."""
-    if row["gain"] is None:
-        return ""
-    low, high = (f"{100 * value:+.1f}" for value in row["gain_ci95"])
-    return f" (beaten by {100 * row['gain']:+.1f} points, {low} to {high})"
 
 
 def _mask_cells(row: dict[str, Any]) -> list[str]:

@@ -27,7 +27,8 @@ def recipe_cut(recipe: Recipe, tasks: Sequence[Task]) -> Cut:
         names = _chosen_on()
         seen = sum(PurePosixPath(task.example.name).stem in names for task in tasks)
     mark = f"; {seen} of those are scored here: {UPPER_BOUND}" if seen else ""
-    words = f"fixed by the recipe {recipe.name!r} (chosen on {recipe.chosen_on}{mark})"
+    chosen_on = recipe.chosen_on.split(" (")[0]  # without the command that chose it
+    words = f"fixed by the recipe {recipe.name!r} (chosen on {chosen_on}{mark})"
     return Cut("recipe", words, recipe.threshold, upper_bound=seen > 0)
 
 
