@@ -77,7 +77,7 @@ def test_the_summary_in_words():
         "58.2 %."
     )
     assert third.text == (
-        "Threshold 0.46: words about recipe; its choices were made on other pictures."
+        "Threshold 0.46: words about recipe."
     )
     assert not page.all(class_="banner")
     assert not page.all(class_="warning")

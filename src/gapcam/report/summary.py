@@ -115,10 +115,8 @@ def _classification(result: Result) -> list[Markup]:
 def _threshold(result: Result) -> Markup:
     row = headline_row(result)
     at = "Each map has its own threshold" if row["threshold"] is None else "Threshold "
-    chosen_on = result["recipe"]["chosen_on"]
     number = "" if row["threshold"] is None else cut(row["threshold"])
-    origin = f"; its choices were made on {chosen_on}" if row["source"] == "recipe" else ""
-    return Markup("{}{}: {}{}.").format(at, number, row["words"].rstrip("."), origin)
+    return Markup("{}{}: {}.").format(at, number, row["words"].rstrip("."))
 
 
 def _strong(result: Result, key: str) -> Markup:
