@@ -63,6 +63,10 @@ def test_scores_are_printed_and_written(data, tmp_path):
     gain = result["baselines"]["centred_box"]["gain"]
     assert f"GT-known less the centred box  {100 * gain:+.1f}" in " ".join(shown.split("   "))
     assert "the whole picture" in shown
+    flat = " ".join(shown.split())
+    assert "protocol original source gapcam geometry the whole picture squashed" in flat
+    for words in result["protocol"].values():
+        assert words in flat
     assert result["data"]["images"] == str(images)
     assert result["data"]["boxes"] == str(boxes)
     assert page.read_text().startswith("<!doctype html>")

@@ -76,9 +76,7 @@ def test_the_summary_in_words():
         "The model’s first guess is a true class in 79.0 %, and class and box are both right in "
         "58.2 %."
     )
-    assert third.text == (
-        "Threshold 0.46: words about recipe."
-    )
+    assert third.text == ("Threshold 0.46: words about recipe.")
     assert not page.all(class_="banner")
     assert not page.all(class_="warning")
 

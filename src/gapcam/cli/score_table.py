@@ -35,6 +35,8 @@ def print_scores(result: dict[str, Any]) -> None:
         console.print(_general(result))
         console.print()
         console.print(_thresholds(result))
+        console.print()
+        console.print(_protocol(result["protocol"]))
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -93,6 +95,16 @@ def _thresholds(result: dict[str, Any]) -> Table:
 def _mask_cells(row: dict[str, Any]) -> list[str]:
     mask = row["mask"] or {}
     return [_percent(mask.get(key)) for key in ("iou", "precision", "recall")]
+
+
+def _protocol(protocol: dict[str, str]) -> Table:
+    """How it was scored, aspect by aspect."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, style="dim")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, words in protocol.items():
+        table.add_row("protocol" if key == "name" else key, escape(words))
+    return table
 
 
 def _box_cells(row: dict[str, Any]) -> list[str]:
