@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 
 import gapcam
+from gapcam.data import Dataset, read_dataset
+from scored_sets import boxed_set, write_masks
 
 # A check that lands or refuses a change must not depend on luck; elsewhere new cases are tried.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -28,3 +30,19 @@ def localizer() -> gapcam.Localizer:
 @pytest.fixture(scope="session")
 def cat() -> Path:
     return next(path for path in gapcam.sample_pictures() if path.name == "cat.jpg")
+
+
+@pytest.fixture(scope="session")
+def quick() -> gapcam.Localizer:
+    return gapcam.load(threads=1)
+
+
+@pytest.fixture(scope="session")
+def boxed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return boxed_set(tmp_path_factory.mktemp("boxed"))
+
+
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    images, masks = write_masks(tmp_path_factory.mktemp("masked"))
+    return read_dataset(images, None, masks)

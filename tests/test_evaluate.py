@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 
 import cv2
 import numpy as np
@@ -14,28 +13,11 @@ from PIL import Image
 import gapcam
 from gapcam.boxes import find_regions, scale_box
 from gapcam.data import Dataset, load_mask, read_dataset
-from gapcam.evaluate import BadRowsError, Progress, evaluate
+from gapcam.evaluate import evaluate
 from gapcam.metrics.otsu import otsu_thresholds
-from gapcam.types import ArgumentError, DataError
-from scored_sets import boxed_set, sample, write_masks, write_rows
+from scored_sets import sample, write_rows
 
 IOUS = (0.3, 0.5, 0.7)
-
-
-@pytest.fixture(scope="module")
-def quick() -> gapcam.Localizer:
-    return gapcam.load(threads=1)
-
-
-@pytest.fixture(scope="module")
-def boxed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return boxed_set(tmp_path_factory.mktemp("boxed"))
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    images, masks = write_masks(tmp_path_factory.mktemp("masked"))
-    return read_dataset(images, None, masks)
 
 
 @pytest.fixture(scope="module")
@@ -221,74 +203,6 @@ def test_the_result_is_json_and_the_same_whatever_the_workers(quick, boxed, resu
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-def test_a_threshold_chosen_on_other_pictures_is_reported(quick, boxed):
-    one = dataclasses.replace(boxed, name="one", examples=boxed.examples[::2])
-    other = dataclasses.replace(boxed, name="other", examples=boxed.examples[1::2])
-    done = evaluate(quick, other, select_on=one).result
-    curves = evaluate(quick, one).result["curves"]
-    mean = np.mean([curves["single"][str(delta)] for delta in IOUS], axis=0)
-    assert done["threshold"] == curves["thresholds"][int(mean.argmax())]
-    assert done["threshold_source"] == "selection"
-    assert [row["source"] for row in done["thresholds"]] == [
-        "recipe",
-        "selection",
-        "otsu",
-        "oracle",
-    ]
-    assert [row["headline"] for row in done["thresholds"]] == [False, True, False, False]
-    headline = done["thresholds"][1]
-    assert not headline["upper_bound"]
-    assert headline["gt_known"] == done["gt_known"]
-    assert headline["threshold"] == done["threshold"]
-    assert done["selection"]["n"] == 4
-    assert done["selection"]["shared"] == 0
-    assert done["selection"]["name"] == "one"
-    assert not done["baselines"]["centred_box"]["upper_bound"]
-    assert set(done["upper_bounds"]) == {"max_box_acc", "max_box_acc_v2", "thresholds.oracle"}
-
-
-def test_choosing_on_the_scored_pictures_is_marked_everywhere(quick, boxed):
-    some = dataclasses.replace(boxed, name="some", examples=boxed.examples[:3])
-    done = evaluate(quick, boxed, select_on=some).result
-    assert done["selection"]["shared"] == 3
-    row = done["thresholds"][1]
-    assert row["upper_bound"]
-    assert "chosen on some (3 pictures, 3 of them scored as well: an upper bound)" in row["words"]
-    assert {"thresholds.selection", "baselines.centred_box"} <= set(done["upper_bounds"])
-
-
-def test_copies_of_the_scored_pictures_are_found_in_the_selection(quick, boxed, tmp_path):
-    shutil.copytree(boxed.examples[0].path.parent.parent, tmp_path / "copies")
-    examples = tuple(
-        dataclasses.replace(example, path=tmp_path / "copies" / example.name)
-        for example in boxed.examples[:2]
-    )
-    copies = dataclasses.replace(boxed, name="copies", examples=examples)
-    done = evaluate(quick, boxed, select_on=copies).result
-    assert done["selection"]["shared"] == 2
-    assert done["thresholds"][1]["upper_bound"]
-
-
-def test_a_recipe_scored_on_the_pictures_it_was_chosen_on_is_an_upper_bound(quick, boxed):
-    name = "ILSVRC2012_val_00000556.JPEG"
-    seen = dataclasses.replace(boxed.examples[0], name=name)
-    dataset = dataclasses.replace(boxed, examples=(seen, *boxed.examples[1:]))
-    done = evaluate(quick, dataset).result
-    row = done["thresholds"][0]
-    assert row["upper_bound"]
-    assert row["headline"]
-    assert "630 ILSVRC validation pictures" in row["words"]
-    assert "1 of those are scored here: an upper bound" in row["words"]
-    assert "thresholds.recipe" in done["upper_bounds"]
-    paper = evaluate(gapcam.load(recipe="paper", threads=1), dataset).result
-    assert not paper["thresholds"][0]["upper_bound"]
-
-
-def test_boxes_do_not_choose_for_masks(quick, boxed, masked):
-    with pytest.raises(DataError, match=r"expected masks to choose a threshold for .* got boxes"):
-        evaluate(quick, masked, select_on=boxed)
-
-
 def test_masks_give_pixel_scores_and_no_box_scores(quick, masked):
     done = evaluate(quick, masked).result
     positives = negatives = 0
@@ -338,16 +252,6 @@ def test_masks_give_pixel_scores_and_no_box_scores(quick, masked):
     json.dumps(done, allow_nan=False)
 
 
-def test_a_threshold_for_masks_is_chosen_by_pixel_iou(quick, masked):
-    one = dataclasses.replace(masked, name="one", examples=masked.examples[::2])
-    other = dataclasses.replace(masked, name="other", examples=masked.examples[1::2])
-    done = evaluate(quick, other, select_on=one).result
-    own = evaluate(quick, one).result
-    assert done["threshold"] == own["thresholds"][-1]["threshold"]
-    assert done["threshold_source"] == "selection"
-    assert "pixel IoU" in done["thresholds"][1]["words"]
-
-
 def test_boxes_in_stored_pixels_are_turned_with_the_picture(quick, boxed, tmp_path):
     (tmp_path / "images").mkdir()
     exif = Image.Exif()
@@ -361,95 +265,3 @@ def test_boxes_in_stored_pixels_are_turned_with_the_picture(quick, boxed, tmp_pa
     plain = evaluate(quick, dataclasses.replace(boxed, examples=tuple(upright))).result
     assert turned["mean_iou"] == plain["mean_iou"]
     assert turned["gt_known"] == plain["gt_known"] == 1
-
-
-def test_ctrl_c_leaves_the_result_of_what_was_done(quick, boxed):
-    def stop(progress: Progress) -> None:
-        if progress.done == 5:
-            raise KeyboardInterrupt
-
-    done = evaluate(quick, boxed, on_progress=stop).result
-    assert done["partial"] is True
-    assert (done["n"], done["n_total"]) == (5, 8)
-    first = dataclasses.replace(boxed, examples=boxed.examples[:5])
-    whole = evaluate(quick, first).result
-    assert done["gt_known"] == whole["gt_known"]
-    assert whole["partial"] is False
-
-
-def test_ctrl_c_with_nothing_done_or_while_choosing_ends_it(quick, boxed):
-    def stop(progress: Progress) -> None:
-        if progress.done == 0 or progress.phase.startswith("choosing"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(quick, boxed, on_progress=stop)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(quick, boxed, select_on=boxed, on_progress=lambda p: stop(p) if p.done else None)
-
-
-def test_progress_tells_of_every_picture(quick, boxed):
-    told = []
-    evaluate(quick, boxed, select_on=boxed, on_progress=told.append)
-    for phase in ("choosing on", "scoring"):
-        mine = [(p.done, p.total) for p in told if p.phase.startswith(phase)]
-        assert mine == [(i, 8) for i in range(9)]
-
-
-def test_bad_rows_stop_it_or_are_left_out_by_name(quick, boxed, tmp_path):
-    images = boxed.examples[0].path.parent.parent
-    rows = [
-        ("a/cat.png", "Egyptian cat", 451, 300, 0, 0, 378, 300),
-        ("gone.png", "Egyptian cat", 10, 10, 0, 0, 5, 5),
-        ("rocket.png", "a class that is nowhere", 640, 427, 308, 127, 337, 410),
-    ]
-    write_rows(tmp_path / "b.csv", rows)
-    dataset = read_dataset(images, tmp_path / "b.csv")
-    with pytest.raises(BadRowsError, match="2 problems; mend them") as caught:
-        evaluate(quick, dataset)
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 3
-    assert "b.csv, line 3" in lines[1]
-    assert "b.csv, line 4" in lines[2]
-    assert "'a class that is nowhere' is unknown to efficientnet-lite0" in lines[2]
-    done = evaluate(quick, dataset, skip_bad=True).result
-    assert (done["n"], done["n_total"]) == (1, 3)
-    assert [row["where"].split(", ")[1] for row in done["data"]["left_out"]] == ["line 3", "line 4"]
-
-
-def test_a_picture_that_breaks_off_is_left_out_by_name(quick, boxed, tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("cat.jpg", "broken.jpg"):
-        sample("cat").save(tmp_path / "images" / name)
-    whole = (tmp_path / "images" / "broken.jpg").read_bytes()
-    (tmp_path / "images" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
-    boxes = [(name, 285, 451, 300, 0, 0, 378, 300) for name in ("cat.jpg", "broken.jpg")]
-    write_rows(tmp_path / "b.csv", boxes)
-    text = (tmp_path / "b.csv").read_text().replace("class", "class_id", 1)
-    (tmp_path / "b.csv").write_text(text)
-    dataset = read_dataset(tmp_path / "images", tmp_path / "b.csv")
-    done = evaluate(quick, dataset).result
-    assert (done["n"], done["n_total"]) == (1, 2)
-    assert "broken.jpg" in done["data"]["left_out"][0]["what"]
-    alone = dataclasses.replace(dataset, examples=dataset.examples[:1])
-    assert alone.examples[0].name == "broken.jpg"
-    with pytest.raises(BadRowsError, match=r"broken\.jpg"):
-        evaluate(quick, alone)
-
-
-def test_two_names_of_one_class_in_a_picture_are_a_problem(quick, boxed, tmp_path):
-    images = boxed.examples[0].path.parent.parent
-    cat = (451, 300, 0, 0, 378, 300)
-    rows = [("a/cat.png", name, *cat) for name in ("Egyptian cat", "n02124075")]
-    write_rows(tmp_path / "b.csv", rows)
-    with pytest.raises(BadRowsError, match="two of its classes are both 'Egyptian cat'"):
-        evaluate(quick, read_dataset(images, tmp_path / "b.csv"))
-
-
-def test_what_cannot_be_scored_is_refused(quick, boxed, tmp_path):
-    with pytest.raises(ArgumentError, match="protocol 'other' is unknown: expected original, wsol"):
-        evaluate(quick, boxed, protocol="other")
-    images = boxed.examples[0].path.parent.parent
-    write_rows(tmp_path / "b.csv", [("rocket.png", "no such class", 640, 427, 1, 1, 3, 4)])
-    with pytest.raises(DataError, match="no picture is left to score"):
-        evaluate(quick, read_dataset(images, tmp_path / "b.csv"), skip_bad=True)
