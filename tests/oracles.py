@@ -128,14 +128,17 @@ def normalize_ivr(values: Array, fraction: float) -> Array:
 # --- refinement --------------------------------------------------------------------------------
 
 
-def affinity(maps: Array, fine_features: Array) -> Array:
-    """DESIGN.md section 6: R = A relu(M on g's grid), A = relu(g^T g) with rows of sum 1."""
+def affinity(maps: Array, fine_features: Array, centring: float = 1.0) -> Array:
+    """R = A relu(M on g's grid), A = relu(g^T g) with rows of sum 1, g = f - centring mean f."""
     batch, classes = maps.shape[:2]
     channels, height, width = fine_features.shape[1:]
     places = [(y, x) for y in range(height) for x in range(width)]
     result = np.zeros((batch, classes, height, width))
     for b in range(batch):
-        means = [float(np.mean(fine_features[b, k], dtype=np.float64)) for k in range(channels)]
+        means = [
+            centring * float(np.mean(fine_features[b, k], dtype=np.float64))
+            for k in range(channels)
+        ]
         g = {}
         for y, x in places:
             vector = [float(fine_features[b, k, y, x]) - means[k] for k in range(channels)]

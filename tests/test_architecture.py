@@ -24,6 +24,9 @@ STAGES = {
     "models",
     "maps",
     "refine",
+    "instances",
+    "dt_box",
+    "proof",
     "boxes",
     "recipes",
     "metrics",
@@ -33,6 +36,8 @@ MAY_IMPORT = {
     "resample": {"types", "products"},
     "products": {"types"},
     **dict.fromkeys(STAGES, LEAVES),
+    "refine": LEAVES | {"maps"},
+    "boxes": LEAVES | {"dt_box", "instances"},
     "metrics": {"types"},
     "data": {"types"},
     "outputs": {"types"},
@@ -64,7 +69,7 @@ MAY_IMPORT = {
     | {"batch", "data", "evaluate", "report", "formats", "loading", "localizer"}
     | {"outputs", "terminal"},
     "__main__": {"cli"},
-    "__init__": LEAVES | {"loading", "samples", "sheet", "localizer", "recipes"},
+    "__init__": LEAVES | {"loading", "samples", "sheet", "localizer", "proof", "recipes"},
 }
 HEAVY = {"torch", "onnx", "onnxscript"}
 HEAVY_ALLOWED = {

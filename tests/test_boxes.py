@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import oracles
-from gapcam.boxes import find_regions
+from gapcam.boxes import find_all_regions, find_regions, region_mask
+from gapcam.dt_box import released_boxes
 from gapcam.recipes import PAPER
 from heats import (
     EVERY,
@@ -210,7 +211,7 @@ def test_the_threshold_is_exclusive():
     assert region.box_xyxy == pytest.approx((0.5, 0.5, 2.5, 2.5))
 
 
-@pytest.mark.parametrize("components", ["largest", "all"])
+@pytest.mark.parametrize("components", ["largest", "all", "instances"])
 def test_nothing_above_the_threshold_gives_no_region(components):
     recipe = replace(PAPER, components=components)
     for heat in (np.zeros((7, 7)), np.full((7, 7), 0.1), np.full((2, 1), np.nan)):
@@ -287,3 +288,25 @@ def test_of_two_regions_as_large_the_hotter_counts_so_a_flip_changes_nothing():
         (region,) = find_regions(turned, replace(PAPER, threshold=0.5))
         x, y = region.peak_xy
         assert turned[int(y), int(x)] == 1.0
+
+
+@pytest.mark.parametrize("components", ["largest", "all", "instances", "released"])
+def test_many_maps_give_what_each_gives_alone(components):
+    heat = np.random.default_rng(1).random((5, 9, 11), np.float32) ** 3
+    heat[2] = 0
+    recipe = replace(cut(0.15), components=components, prominence=0.2, min_area_share=0.02)
+    assert find_all_regions(heat, recipe) == [find_regions(plane, recipe) for plane in heat]
+
+
+# --- the released rule -------------------------------------------------------------------------
+
+
+def test_released_regions_are_the_released_boxes():
+    recipe = replace(PAPER, components="released", threshold=20 / 255)
+    found = find_regions(FOUR, recipe)
+    expected = released_boxes(FOUR, 20 / 255)
+    assert [(r.box_xyxy, r.peak_xy, r.area) for r in found] == expected
+    assert len(found) > 1
+    component = region_mask(FOUR, recipe, found[0].peak_xy, FOUR.shape)
+    plain = region_mask(FOUR, cut(20 / 255), found[0].peak_xy, FOUR.shape)
+    np.testing.assert_array_equal(component, plain)

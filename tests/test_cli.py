@@ -102,7 +102,10 @@ def test_the_version_is_printed():
         (["--top", "1001"], r"top: expected 1 to 1000 \(the model's classes\), got 1001"),
         (["--top", "-1"], r"top: expected 1 to 1000 .*got -1"),
         (["--top", "2", "--class", "tabby"], "--top and --class exclude each other"),
-        (["--recipe", "x"], "recipe 'x' is unknown: expected one of default, fine, paper"),
+        (
+            ["--recipe", "x"],
+            "recipe 'x' is unknown: expected one of default, fast, best, paper,",
+        ),
         (["--model", "x"], "model 'x' is unknown: expected 'efficientnet-lite0' or the path"),
         (["--resume"], "--resume needs --out: say which run to take up"),
         (["--format", "coco"], "--format coco needs --out: say where to write"),

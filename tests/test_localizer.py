@@ -242,8 +242,8 @@ def test_a_picture_that_cannot_be_read_raises(localizer: gapcam.Localizer, tmp_p
 def test_an_unknown_model_or_recipe_is_explained():
     with pytest.raises(ArgumentError, match=r"model 'resnet50' is unknown: .*efficientnet-lite0"):
         gapcam.load("resnet50")
-    with pytest.raises(ArgumentError, match=r"recipe 'best' is unknown: .*default, fine, paper"):
-        gapcam.load(recipe="best")
+    with pytest.raises(ArgumentError, match=r"recipe 'bets' is unknown: .*default, fast, best, "):
+        gapcam.load(recipe="bets")
     with pytest.raises(ArgumentError, match=r"threads: expected 0 .*got -1"):
         gapcam.load(threads=-1)
 

@@ -29,7 +29,7 @@ def test_a_mask_holds_the_pixels_whose_centres_lie_in_the_region(heat, threshold
     surface = oracles.bilinear_surface(heat, size_hw)
     decided = np.abs(surface - threshold) > 1e-5  # closer than this, rounding decides
     for region in find_regions(heat, cut(threshold)):
-        found = region_mask(heat, threshold, region.peak_xy, size_hw)
+        found = region_mask(heat, cut(threshold), region.peak_xy, size_hw)
         assert found.dtype == bool
         assert found.shape == size_hw
         expected = oracles.region_pixels(heat, threshold, peak_cell(region), size_hw)
@@ -45,7 +45,7 @@ def test_a_mask_holds_the_pixels_whose_centres_lie_in_the_region(heat, threshold
 def test_a_mask_is_exact_to_the_pixel_where_arithmetic_is_exact(sixteenths, threshold, size_hw):
     heat = (sixteenths / 16).astype(np.float32)
     for region in find_regions(heat, cut(threshold)):
-        found = region_mask(heat, threshold, region.peak_xy, size_hw)
+        found = region_mask(heat, cut(threshold), region.peak_xy, size_hw)
         expected = oracles.region_pixels(heat, threshold, peak_cell(region), size_hw)
         np.testing.assert_array_equal(found, expected)
 
@@ -72,7 +72,7 @@ def test_the_box_of_a_mask_is_the_box_of_its_region_within_a_pixel(
     heat /= heat.max()
     region = one_region(heat, threshold)
     size_hw = (max(24, round(width * aspect)), width)
-    mask = region_mask(heat, threshold, region.peak_xy, size_hw)
+    mask = region_mask(heat, cut(threshold), region.peak_xy, size_hw)
     box = scale_box(region.box_xyxy, heat.shape, size_hw)
     assert mask_box(mask) == pytest.approx(box, abs=1)
 
@@ -83,7 +83,7 @@ def test_no_pixel_of_a_mask_but_that_of_the_peak_has_its_centre_outside_the_box(
     heat, threshold, height, width
 ):
     for region in find_regions(heat, cut(threshold)):
-        mask = region_mask(heat, threshold, region.peak_xy, (height, width))
+        mask = region_mask(heat, cut(threshold), region.peak_xy, (height, width))
         peak_x, peak_y = scale_point(region.peak_xy, heat.shape, (height, width))
         mask[math.floor(peak_y), math.floor(peak_x)] = False
         x0, y0, x1, y1 = scale_box(region.box_xyxy, heat.shape, (height, width))
@@ -101,7 +101,7 @@ def test_with_pixels_on_the_grid_lines_any_mask_has_the_box_of_its_region(heat, 
     size_hw = (heat.shape[0] * factor, heat.shape[1] * factor)
     assume((np.abs(oracles.bilinear_surface(heat, size_hw) - threshold) > 1e-5).all())
     for region in find_regions(heat, cut(threshold)):
-        mask = region_mask(heat, threshold, region.peak_xy, size_hw)
+        mask = region_mask(heat, cut(threshold), region.peak_xy, size_hw)
         box = scale_box(region.box_xyxy, heat.shape, size_hw)
         assert mask_box(mask) == pytest.approx(box, abs=0.5 + 1e-4)
 
@@ -109,7 +109,7 @@ def test_with_pixels_on_the_grid_lines_any_mask_has_the_box_of_its_region(heat, 
 def test_a_mask_leaves_the_other_regions_out():
     found = find_regions(FOUR, EVERY)
     size_hw = (100, 180)
-    masks = [region_mask(FOUR, 0.2, region.peak_xy, size_hw) for region in found]
+    masks = [region_mask(FOUR, cut(0.2), region.peak_xy, size_hw) for region in found]
     assert (np.sum(masks, axis=0) <= 1).all()
     everything = oracles.bilinear_surface(FOUR, size_hw) > 0.2
     assert np.sum(masks) == everything.sum()
@@ -128,7 +128,7 @@ def test_a_plateau_next_door_never_leaks_into_a_mask(threshold, number):
     heat[0, 0] = 1
     heat[3:6, 3:6] = 0.9
     for size in range(20, 130, 13):
-        mask = region_mask(heat, number(threshold), (0.5, 0.5), (size, size))
+        mask = region_mask(heat, cut(number(threshold)), (0.5, 0.5), (size, size))
         leaked = int(mask[size * 2 // 7 + 1 :].sum())
         assert leaked == 0, f"{leaked} pixels of the other region at {size} x {size}"
 
@@ -140,7 +140,7 @@ def test_the_pixel_of_the_peak_is_always_in_the_mask(size_hw):
         heat[:] = 0
         heat[row, column] = 1
         region = one_region(heat, 0.99)
-        mask = region_mask(heat, 0.99, region.peak_xy, size_hw)
+        mask = region_mask(heat, cut(0.99), region.peak_xy, size_hw)
         assert mask.shape == size_hw
         x, y = scale_point(region.peak_xy, heat.shape, size_hw)
         assert mask[math.floor(y), math.floor(x)]
@@ -148,7 +148,7 @@ def test_the_pixel_of_the_peak_is_always_in_the_mask(size_hw):
 
 def test_a_mask_of_the_grid_size_is_the_cells_of_the_region():
     (region, *_) = find_regions(FOUR, EVERY)
-    mask = region_mask(FOUR, 0.2, region.peak_xy, (FOUR.shape[0], FOUR.shape[1]))
+    mask = region_mask(FOUR, cut(0.2), region.peak_xy, (FOUR.shape[0], FOUR.shape[1]))
     expected = np.zeros(FOUR.shape, bool)
     expected[:3, :2] = True
     np.testing.assert_array_equal(mask, expected)
@@ -157,7 +157,7 @@ def test_a_mask_of_the_grid_size_is_the_cells_of_the_region():
 def test_making_a_mask_leaves_the_heat_as_it_is():
     heat = FOUR.copy()
     heat.flags.writeable = False
-    region_mask(heat, 0.2, (0.5, 0.5), (30, 30))
+    region_mask(heat, cut(0.2), (0.5, 0.5), (30, 30))
     np.testing.assert_array_equal(heat, FOUR)
 
 

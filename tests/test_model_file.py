@@ -15,8 +15,9 @@ import gapcam
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.maps import class_maps
 from gapcam.models import embedded
+from gapcam.models.graph import NETWORK_INPUT, Network, assemble
 from gapcam.models.model_file import OUTPUTS, card_from_metadata, card_to_metadata
-from gapcam.recipes import DEFAULT
+from gapcam.recipes import BEST, DEFAULT, PAPER
 from gapcam.refine import affinity
 from gapcam.types import ModelError
 
@@ -45,6 +46,41 @@ def test_the_card_survives_the_metadata():
     assert again == card
     assert again.recipe == DEFAULT
     assert again.recipe.input_size_hw == (224, 224)
+
+
+def test_a_recipe_of_two_passes_survives_the_metadata():
+    card = embedded.model_card(BEST)
+    again = card_from_metadata(card_to_metadata(card), "x.onnx")
+    assert again.recipe == BEST
+    assert again.recipe.evidence_size_hw == (448, 448)
+
+
+def test_a_file_whose_recipe_takes_two_passes_leaves_the_refining_to_its_user(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    proto = helper.make_graph(
+        [
+            helper.make_node("AveragePool", [NETWORK_INPUT], ["features"], kernel_shape=[4, 4]),
+            helper.make_node("Identity", [NETWORK_INPUT], ["fine_features"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info(NETWORK_INPUT, TensorProto.FLOAT, ["b", 3, "h", "w"])],
+        [],
+    )
+    network = Network(
+        proto=helper.make_model(proto),
+        weights=rng.normal(0, 1, (5, 3)).astype(np.float32),
+        bias=np.zeros(5, np.float32),
+        mean=(0, 0, 0),
+        scale=(1, 1, 1),
+    )
+    card = dataclasses.replace(
+        embedded.model_card(DEFAULT), labels=tuple("abcde"), aliases=((),) * 5
+    )
+    for recipe, refined in ((DEFAULT, True), (BEST, False), (PAPER, False)):
+        path = tmp_path / f"{recipe.name}.onnx"
+        onnx.save(assemble(network, dataclasses.replace(card, recipe=recipe)), path)
+        images = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
+        assert ("top_refined" in all_outputs(path, images)) == refined
 
 
 def test_the_card_names_a_thousand_different_classes():
@@ -158,7 +194,7 @@ def test_maps_in_the_graph_are_those_of_the_library(built: Path, pixels: np.ndar
     maps = class_maps(out["features"], out["head_weights"], out["top_classes"])
     assert out["top_maps"].shape == (2, 5, 2, 3)
     np.testing.assert_allclose(out["top_maps"], maps, atol=1e-4)
-    refined = affinity(maps, out["fine_features"])
+    refined = affinity(maps, out["fine_features"], DEFAULT.centring)
     assert out["top_refined"].shape == (2, 5, 4, 6)
     np.testing.assert_allclose(out["top_refined"], refined, atol=1e-4)
 

@@ -5,14 +5,14 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 import gapcam
-from gapcam.recipes import DEFAULT, FINE, PAPER, RECIPES, recipe_named
+from gapcam.recipes import BEST, DEFAULT, FAST, PAPER, RECIPES, RELEASED, recipe_named
 from gapcam.types import ArgumentError, GapcamError
 
 
-def test_the_recipes_are_default_fine_and_paper():
-    assert list(RECIPES) == ["default", "fine", "paper"]
+def test_the_recipes_are_found_under_their_names():
+    assert list(RECIPES) == ["default", "fast", "best", "paper", "released"]
     assert [recipe.name for recipe in RECIPES.values()] == list(RECIPES)
-    assert (RECIPES["default"], RECIPES["fine"], RECIPES["paper"]) == (DEFAULT, FINE, PAPER)
+    assert list(RECIPES.values()) == [DEFAULT, FAST, BEST, PAPER, RELEASED]
     assert gapcam.RECIPES is RECIPES
 
 
@@ -25,7 +25,7 @@ def test_a_recipe_is_found_by_its_name(name: str):
 def test_an_unknown_name_is_refused_and_the_names_are_listed(name: str):
     with pytest.raises(ArgumentError) as caught:
         recipe_named(name)
-    expected = f"recipe {name!r} is unknown: expected one of default, fine, paper"
+    expected = f"recipe {name!r} is unknown: expected one of default, fast, best, paper, released"
     assert str(caught.value) == expected
     assert isinstance(caught.value, GapcamError)
     assert caught.value.kind == "argument"
@@ -75,15 +75,25 @@ def test_every_recipe_is_usable_and_says_where_it_comes_from(recipe: gapcam.Reci
     assert recipe.chosen_on
 
 
-def test_default_and_fine_refine_and_differ_in_size_and_threshold_only():
-    assert replace(FINE, name="default", input_size_hw=(224, 224), threshold=DEFAULT.threshold) == (
-        DEFAULT
-    )
-    assert (DEFAULT.refine, DEFAULT.normalize, FINE.input_size_hw) == (
-        "affinity",
-        "minmax",
-        (320, 320),
-    )
+def test_ours_differ_in_sizes_threshold_and_what_is_known_of_them_only():
+    own = {"name", "threshold", "cost", "chosen_score"}
+    for recipe, more in ((FAST, {"input_size_hw"}), (BEST, {"evidence_size_hw", "components"})):
+        changed = {
+            f.name for f in fields(recipe) if getattr(recipe, f.name) != getattr(DEFAULT, f.name)
+        }
+        assert changed == own | more
+
+
+def test_released_is_the_papers_map_with_the_box_rule_of_the_papers_code():
+    assert RELEASED.threshold == 20 / 255
+    assert RELEASED.components == "released"
+    assert (RELEASED.refine, RELEASED.normalize, RELEASED.upsample) == ("none", "max", "bicubic")
+
+
+def test_every_recipe_stays_within_the_cost_that_its_name_promises():
+    assert FAST.cost <= 1.1
+    assert DEFAULT.cost <= 2.5
+    assert BEST.cost <= 6
 
 
 @pytest.mark.parametrize(
@@ -93,7 +103,11 @@ def test_default_and_fine_refine_and_differ_in_size_and_threshold_only():
         ("threshold", "0.4", "a number from 0 up to 1, got '0.4'"),
         ("ivr_percentile", -0.1, "a number from 0 up to 1"),
         ("normalize", "softmax", "'max' or 'minmax' or 'ivr', got 'softmax'"),
-        ("components", "some", "'largest' or 'all'"),
+        ("components", "some", "'largest' or 'all' or 'instances' or 'released'"),
+        ("centring", 1.1, "a number from 0 to 1, got 1.1"),
+        ("prominence", 1, "a number from 0 up to 1, got 1"),
+        ("evidence_size_hw", (448,), "two sides in pixels"),
+        ("evidence_size_hw", "448", "two sides in pixels"),
         ("input_size_hw", (224,), "two sides in pixels"),
         ("input_size_hw", (224, 0), "two sides in pixels"),
         ("top", 0, "a number of classes, got 0"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import oracles
 from gapcam.maps import normalize_minmax
-from gapcam.refine import affinity, similarity
+from gapcam.refine import affinity, fuse, similarity
 from gapcam.resample import resample
 
 
@@ -27,6 +27,52 @@ def test_refined_maps_are_what_the_formula_gives(coarse, fine):
     assert found.shape == (2, 3, *fine)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, oracles.affinity(maps, fine_features), atol=2e-5)
+
+
+@pytest.mark.parametrize("centring", [0.0, 0.25, 0.9])
+def test_features_lose_the_asked_share_of_their_mean(centring):
+    maps, fine_features = random_pair(coarse=(3, 4), fine=(5, 7))
+    found = affinity(maps, fine_features, centring)
+    expected = oracles.affinity(maps, fine_features, centring)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.abs(found - affinity(maps, fine_features)).max() > 0.01
+
+
+def test_what_all_places_share_counts_only_without_centring():
+    # One channel is the same everywhere: centred, the two halves are opposites; else all are alike.
+    fine_features = np.ones((1, 2, 2, 4), np.float32)
+    fine_features[:, 0, :, 2:] = -1
+    maps = np.zeros((1, 1, 2, 4), np.float32)
+    maps[0, 0, 0, 0] = 8
+    apart = affinity(maps, fine_features, 1.0)[0, 0]
+    np.testing.assert_allclose(apart, [[2, 2, 0, 0], [2, 2, 0, 0]], atol=1e-6)
+    fine_features[:, 1] = 3  # cosine between the halves (9 - 1) / (9 + 1)
+    shared = affinity(maps, fine_features, 0.0)[0, 0]
+    left, right = 8 / (4 + 4 * 0.8), 8 * 0.8 / (4 + 4 * 0.8)
+    np.testing.assert_allclose(shared, [[left, left, right, right]] * 2, atol=1e-5)
+
+
+def test_fused_evidence_is_the_mean_of_the_two_scaled_to_their_peaks():
+    first = np.array([[[[0, 2], [4, 1]]]], np.float32)
+    second = np.array([[[[10, 5], [0, -3]]]], np.float32)
+    np.testing.assert_allclose(fuse(first, second)[0, 0], [[0.5, 0.5], [0.5, 0.125]])
+    np.testing.assert_array_equal(fuse(first, second), fuse(first * 7, second / 3))
+    np.testing.assert_array_equal(fuse(first, second), fuse(second, first))
+
+
+def test_evidence_with_no_positive_value_adds_nothing():
+    first = np.array([[[[0, 2], [4, 1]]]], np.float32)
+    np.testing.assert_array_equal(fuse(first, np.full_like(first, -2)), first / 8)
+    np.testing.assert_array_equal(fuse(first * 0, first * 0), first * 0)
+
+
+def test_finer_evidence_is_brought_to_the_grid_of_the_first():
+    maps, fine_features = random_pair()
+    finer = np.random.default_rng(1).normal(0, 1, (2, 3, 10, 12)).astype(np.float32)
+    found = fuse(affinity(maps, fine_features), finer)
+    same = fuse(affinity(maps, fine_features), resample(finer, (5, 6), "bicubic"))
+    assert found.shape == (2, 3, 5, 6)
+    np.testing.assert_array_equal(found, same)
 
 
 def test_two_groups_of_places_share_their_heat_within_the_group_only():

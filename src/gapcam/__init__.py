@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gapcam.loading import load
-    from gapcam.localizer import Localizer, Proof
+    from gapcam.localizer import Localizer
+    from gapcam.proof import Proof
     from gapcam.recipes import RECIPES
     from gapcam.samples import sample_pictures
     from gapcam.sheet import contact_sheet
@@ -29,7 +30,7 @@ _HOME = {
     "GapcamError": "types",
     "Localization": "types",
     "Localizer": "localizer",
-    "Proof": "localizer",
+    "Proof": "proof",
     "RECIPES": "recipes",
     "Recipe": "types",
     "contact_sheet": "sheet",

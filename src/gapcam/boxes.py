@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from gapcam.dt_box import released_boxes
+from gapcam.instances import part_boxes, part_pixels, split_components
 from gapcam.types import BoolArray, Box, ByteArray, FloatArray, Point, Recipe, SizeHW
 
 MAPS_AT_ONCE = 256
@@ -49,11 +51,18 @@ def find_all_regions(heat: FloatArray, recipe: Recipe) -> list[tuple[Region, ...
 
     Args:
         heat: `[n, h, w]` in 0..1.
-        recipe: Its `threshold` (exclusive), `components` and `min_area_share` are used. Samples
-            that touch at a corner are connected.
+        recipe: Its `threshold` (exclusive), `components`, `min_area_share` and `prominence` are
+            used. Samples that touch at a corner are connected.
     """
+    if recipe.components == "released":
+        return [_released(plane, recipe) for plane in heat]
     starts = range(0, len(heat), MAPS_AT_ONCE)
     return [found for i in starts for found in _find_some(heat[i : i + MAPS_AT_ONCE], recipe)]
+
+
+def _released(heat: FloatArray, recipe: Recipe) -> tuple[Region, ...]:
+    """The boxes that the paper's released code draws; they need not be components."""
+    return tuple(Region(*found) for found in released_boxes(heat, recipe.threshold))
 
 
 def _find_some(heat: FloatArray, recipe: Recipe) -> list[tuple[Region, ...]]:
@@ -61,15 +70,20 @@ def _find_some(heat: FloatArray, recipe: Recipe) -> list[tuple[Region, ...]]:
     labels = np.zeros(heat.shape, np.int32)
     owners: list[int] = []
     kept: list[tuple[int, ...]] = []
+    regions: list[list[Region]] = [[] for _ in heat]
     for i, plane in enumerate(hot.view(np.uint8)):
         count, labels[i], stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
             plane, 8, _label_type(plane), cv2.CCL_DEFAULT
         )
+        if count > 1 and recipe.components == "instances":
+            parts = split_components(heat[i], recipe.threshold, recipe.prominence)
+            if parts.max() >= count:
+                regions[i] = _measure_parts(heat[i], parts, recipe)
+                continue
         if count > 1:
             chosen = _choose(stats[1:, cv2.CC_STAT_AREA], heat[i], labels[i], recipe)
             owners += [i] * len(chosen)
             kept += [(number, *stats[number].tolist()) for number in chosen]
-    regions: list[list[Region]] = [[] for _ in heat]
     if owners:
         for i, region in zip(owners, _measure(heat, labels, owners, kept, recipe), strict=True):
             regions[i].append(region)
@@ -98,25 +112,30 @@ def _choose(areas: Integers, heat: FloatArray, labels: Integers, recipe: Recipe)
     return [int(i) + 1 for i in order]
 
 
-def region_mask(heat: FloatArray, threshold: float, peak_xy: Point, size_hw: SizeHW) -> BoolArray:
+def region_mask(heat: FloatArray, recipe: Recipe, peak_xy: Point, size_hw: SizeHW) -> BoolArray:
     """The pixels of a picture whose centres lie in the region around a peak.
 
     Args:
         heat: `[h, w]` in 0..1.
-        threshold: Where it is cut, exclusive.
+        recipe: The one that the region was found with. With `instances` an instance is masked;
+            with `released` the component that holds the peak, which need not fill the box.
         peak_xy: A point of the region, grid units, as in `Region.peak_xy`.
         size_hw: Size of the mask, pixels.
 
     Returns:
         `bool [H, W]`; the pixel that holds the peak is always in it.
     """
-    row, column = int(peak_xy[1]), int(peak_xy[0])
-    _, labels = cv2.connectedComponents((heat > threshold).astype(np.uint8), connectivity=8)
+    cell = int(peak_xy[1]), int(peak_xy[0])
+    hot = (heat > recipe.threshold).astype(np.uint8)
+    _, labels = cv2.connectedComponents(hot, connectivity=8)
     # Components never share a bilinear patch, so clearing the others leaves this one as it is.
-    alone = np.where((labels > 0) & (labels != labels[row, column]), 0, heat)
+    alone = np.where((labels > 0) & (labels != labels[cell]), 0, heat)
     height, width = size_hw
     large = cv2.resize(alone.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    mask = np.asarray(large > threshold)
+    mask = np.asarray(large > recipe.threshold)
+    if recipe.components == "instances":
+        parts = split_components(heat, recipe.threshold, recipe.prominence)
+        mask &= part_pixels(heat, parts, cell, size_hw)
     peak_row = int(peak_xy[1] * height / heat.shape[0])
     peak_column = int(peak_xy[0] * width / heat.shape[1])
     mask[peak_row, peak_column] = True
@@ -156,6 +175,19 @@ def _measure(
         Region((box[0], box[1], box[2], box[3]), (point[0], point[1]), area)
         for box, point, area in zip(boxes, points, areas.tolist(), strict=True)
     ]
+
+
+def _measure_parts(heat: FloatArray, parts: Integers, recipe: Recipe) -> list[Region]:
+    """The regions of a map of which a component is split: its parts, and the whole components."""
+    boxes = part_boxes(heat, parts, recipe.threshold).tolist()
+    areas = np.bincount(parts.ravel())[1:]
+    regions = []
+    for number in _choose(areas, heat, parts, recipe):
+        peak_y, peak_x = divmod(int(np.where(parts == number, heat, -1).argmax()), heat.shape[1])
+        x0, y0, x1, y1 = boxes[number - 1]
+        peak_xy = (peak_x + 0.5, peak_y + 0.5)
+        regions.append(Region((x0, y0, x1, y1), peak_xy, int(areas[number - 1])))
+    return regions
 
 
 class _Lines(NamedTuple):

@@ -17,7 +17,8 @@ from gapcam.engines import Engine
 from gapcam.images import load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
 from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
-from gapcam.refine import affinity
+from gapcam.proof import Proof
+from gapcam.refine import affinity, fuse
 from gapcam.resample import resample
 from gapcam.samples import sample_pictures
 from gapcam.types import (
@@ -45,41 +46,6 @@ DECODE_MARGIN = 2
 input, and not the decoder, decides what the network sees."""
 
 BATCH_SIZE = 16
-EXACT_TOLERANCE = 1e-4
-"""Maps count as exact when the gap stays below this share of the logits' range."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """How closely the maps add up to the scores: `mean(map) + bias = logit`.
-
-    Attributes:
-        model: The model's name.
-        pictures: How many pictures were looked at.
-        classes: How many classes each.
-        largest_gap: The largest |mean(map) + bias - logit| of them all, logit units.
-        logit_range: Highest less lowest logit.
-    """
-
-    model: str
-    pictures: int
-    classes: int
-    largest_gap: float
-    logit_range: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether the gap is rounding only: at most 1e-4 of the logits' range."""
-        return self.largest_gap <= EXACT_TOLERANCE * self.logit_range
-
-    def __str__(self) -> str:
-        verdict = "exact" if self.exact else "NOT exact"
-        return (
-            f"{self.model}: class maps are {verdict}. Largest |mean(map) + bias - logit| over "
-            f"{self.pictures} pictures x {self.classes} classes: {self.largest_gap:.1e}, "
-            f"{self.largest_gap / self.logit_range:.0e} of the logits' range "
-            f"({self.logit_range:.1f})."
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +56,8 @@ class Seen:
         classes: The classes asked for in each picture, `[B, n]`.
         logits: Of every class, `[B, C]`.
         maps: Raw class maps `[B, n, h, w]`, signed, logit units.
-        evidence: The maps after the recipe's refinement, `[B, n, h2, w2]`; else the maps.
+        evidence: The maps after the recipe's refinement, of both passes where it has two,
+            `[B, n, h2, w2]`; else the maps.
         heat: Evidence resampled and normalized to 0..1 by the recipe, `[B, n, H, W]`.
     """
 
@@ -122,17 +89,18 @@ class Localizer:
         self._check_fit()
 
     def _check_fit(self) -> None:
-        card, size_hw = self.card, self.recipe.input_size_hw
+        card, recipe = self.card, self.recipe
         if len(card.labels) != len(self._head.weights):
             raise ModelError(
                 f"{card.name}: expected a label for each of {len(self._head.weights)} logits, got "
                 f"{len(card.labels)}. Build the model file again."
             )
-        if any(side < 1 or side % card.size_multiple for side in size_hw):
-            raise ArgumentError(
-                f"recipe {self.recipe.name!r}: input sides must be multiples of "
-                f"{card.size_multiple} for {card.name}, got {size_hw[0]} x {size_hw[1]}"
-            )
+        for size_hw in filter(None, (recipe.input_size_hw, recipe.evidence_size_hw)):
+            if any(side < 1 or side % card.size_multiple for side in size_hw):
+                raise ArgumentError(
+                    f"recipe {recipe.name!r}: input sides must be multiples of "
+                    f"{card.size_multiple} for {card.name}, got {size_hw[0]} x {size_hw[1]}"
+                )
 
     @overload  # a str is one picture, though it also is an iterable of str
     def __call__(  # type: ignore[overload-overlap]
@@ -253,12 +221,18 @@ class Localizer:
         return int(top)
 
     def read(self, source: PictureSource) -> Picture:
-        """Read a picture and squash it to the recipe's input size; safe to call from threads."""
-        height, width = self.recipe.input_size_hw
-        at_least = (height * DECODE_MARGIN, width * DECODE_MARGIN)
+        """Read a picture and squash it to the recipe's input sizes; safe to call from threads."""
+        size_hw, finer_hw = self.recipe.input_size_hw, self.recipe.evidence_size_hw
+        largest = np.max([size_hw, finer_hw or size_hw], axis=0).tolist()
+        at_least = (largest[0] * DECODE_MARGIN, largest[1] * DECODE_MARGIN)
         picture = load_picture(source, at_least_hw=at_least)
-        pixels = resize_picture(picture.pixels, (height, width))
-        return Picture(picture.name, pixels, picture.size_hw, picture.notes)
+        return Picture(
+            name=picture.name,
+            pixels=resize_picture(picture.pixels, size_hw),
+            size_hw=picture.size_hw,
+            notes=picture.notes,
+            evidence_pixels=resize_picture(picture.pixels, finer_hw) if finer_hw else None,
+        )
 
     def localize(
         self,
@@ -266,10 +240,10 @@ class Localizer:
         sources: Sequence[PictureSource],
         wanted: IntArray | int,
     ) -> list[Localization]:
-        """Localize a batch of pictures that `read` made, in one forward pass.
+        """Localize a batch of pictures that `read` made.
 
         Args:
-            pictures: Of the recipe's input size.
+            pictures: At the recipe's sizes.
             sources: What each was read from, kept in its result.
             wanted: As `wanted` gives it; or ids `[B, n]`, other classes for each picture.
         """
@@ -308,7 +282,7 @@ class Localizer:
         """Run a batch of pictures (at least one) as far as the heat, before any box is cut.
 
         Args:
-            pictures: Of the recipe's input size.
+            pictures: At the recipe's sizes.
             wanted: As in `localize`.
         """
         outputs = self.engine.run(np.stack([picture.pixels for picture in pictures]))
@@ -316,10 +290,19 @@ class Localizer:
             classes = top_classes(outputs.logits, wanted)
         else:
             classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
-        evidence = maps = class_maps(outputs.features, self._head.weights, classes)
-        if self.recipe.refine == "affinity":
-            evidence = affinity(maps, outputs.fine_features)
+        maps = class_maps(outputs.features, self._head.weights, classes)
+        evidence = self._refine(maps, outputs.fine_features)
+        finer = [p.evidence_pixels for p in pictures if p.evidence_pixels is not None]
+        if finer:
+            features = self.engine.run(np.stack(finer)).features
+            finer_maps = class_maps(features, self._head.weights, classes)
+            evidence = fuse(evidence, self._refine(finer_maps, outputs.fine_features))
         return Seen(classes, outputs.logits, maps, evidence, to_heat(evidence, maps, self.recipe))
+
+    def _refine(self, maps: FloatArray, fine_features: FloatArray) -> FloatArray:
+        if self.recipe.refine == "affinity":
+            return affinity(maps, fine_features, self.recipe.centring)
+        return maps
 
     def _detections(
         self,
@@ -346,7 +329,7 @@ class Localizer:
             yield make(
                 box_xyxy=scale_box(region.box_xyxy, grid_hw, size_hw),
                 peak_xy=scale_point(region.peak_xy, grid_hw, size_hw),
-                cut_mask=partial(region_mask, heat, self.recipe.threshold, region.peak_xy, size_hw),
+                cut_mask=partial(region_mask, heat, self.recipe, region.peak_xy, size_hw),
             )
         if not regions:
             yield make(box_xyxy=None, peak_xy=None, cut_mask=partial(_empty_mask, size_hw))

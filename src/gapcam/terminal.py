@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 def recipe_lines(recipes: Iterable[Recipe]) -> Iterator[str]:
     """The recipes, a line each below a line of headings."""
-    row = "{:8}  {:9}  {:8}  {:9}  {:9}  {}".format
-    yield row("recipe", "input", "refine", "normalize", "threshold", "source")
+    row = "{:8}  {:9}  {:8}  {:9}  {:9}  {:5}  {}".format
+    yield row("recipe", "input", "refine", "normalize", "threshold", "cost", "source")
     for r in recipes:
-        size = f"{r.input_size_hw[0]} x {r.input_size_hw[1]}"
-        yield row(r.name, size, r.refine, r.normalize, f"{r.threshold:g}", r.source)
+        sides = "+".join(str(hw[0]) for hw in (r.input_size_hw, r.evidence_size_hw) if hw)
+        cost = f"{r.cost:g} x" if r.cost else "?"
+        yield row(r.name, sides, r.refine, r.normalize, f"{r.threshold:.2g}", cost, r.source)
 
 
 def print_table(found: Localization) -> None:

@@ -90,12 +90,14 @@ class Picture:
             smaller decode was asked for, and always shows the whole picture.
         size_hw: Height and width of the original after EXIF rotation, pixels.
         notes: What the reader chose for the user, in words (first frame of an animation, ...).
+        evidence_pixels: The same picture at the size of the recipe's second pass, if it has one.
     """
 
     name: str
     pixels: ByteArray
     size_hw: SizeHW
     notes: tuple[str, ...] = ()
+    evidence_pixels: ByteArray | None = None
 
 
 _RECIPE_CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -103,7 +105,7 @@ _RECIPE_CHOICES: Mapping[str, tuple[str, ...]] = {
     "refine": ("none", "affinity"),
     "upsample": ("bilinear", "bicubic"),
     "normalize": ("max", "minmax", "ivr"),
-    "components": ("largest", "all"),
+    "components": ("largest", "all", "instances", "released"),
 }
 
 
@@ -113,18 +115,30 @@ class Recipe:
 
     Attributes:
         name: What users type.
-        input_size_hw: The size pictures are resized to, pixels.
+        input_size_hw: The size pictures are resized to, pixels. Scores and raw maps come from it.
+        evidence_size_hw: The size of a second pass, whose maps are refined with the first pass's
+            features and averaged with the first's; None for one pass.
         resize: How: `squash` shows the whole picture and ignores its aspect.
         refine: `none`, or `affinity` (see `gapcam.refine`).
+        centring: With `affinity`: the share of their spatial mean that features lose, 0..1.
         upsample: How the map is resampled before it is cut: `bilinear` or `bicubic`.
         normalize: `max`, `minmax` or `ivr` (see `gapcam.maps`).
         ivr_percentile: The fraction subtracted by `ivr`, 0..1.
         threshold: The cut, as a fraction of the normalized map, 0..1, exclusive.
-        components: `largest` gives one box, `all` a box for every component large enough.
-        min_area_share: With `all`: components below this share of the total area are left out.
+        components: `largest` gives one box, `all` a box for every component large enough,
+            `instances` also splits components that hold several objects (`gapcam.instances`),
+            `released` is the rule of the paper's code (`gapcam.dt_box`).
+        min_area_share: With `all` and `instances`: components below this share of the total area
+            are left out.
+        prominence: With `instances`: how far a peak must rise above the saddle to a higher one to
+            be an object of its own, as a fraction of the normalized map, 0..1.
         top: How many of the best classes are localized.
+        cost: Time to localize five classes over the time of a plain forward pass at 224, measured
+            (`benchmarks/speed.py`); 0 when unknown.
         source: Where the rule comes from.
         chosen_on: The pictures its free choices were made on, or why there are none.
+        chosen_score: Its score on those, in words.
+        version: Raised when a named recipe changes what it gives.
     """
 
     name: str
@@ -132,14 +146,20 @@ class Recipe:
     threshold: float
     source: str
     chosen_on: str
+    evidence_size_hw: SizeHW | None = None
     resize: Literal["squash"] = "squash"
     refine: Literal["none", "affinity"] = "none"
+    centring: float = 1.0
     upsample: Literal["bilinear", "bicubic"] = "bicubic"
     normalize: Literal["max", "minmax", "ivr"] = "max"
     ivr_percentile: float = 0.45
-    components: Literal["largest", "all"] = "largest"
+    components: Literal["largest", "all", "instances", "released"] = "largest"
     min_area_share: float = 0.1
+    prominence: float = 0.325
     top: int = 5
+    cost: float = 0.0
+    chosen_score: str = ""
+    version: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -150,16 +170,25 @@ class Recipe:
         for name, choices in _RECIPE_CHOICES.items():
             if getattr(self, name) not in choices:
                 self._refuse(name, " or ".join(map(repr, choices)))
-        for name in ("threshold", "ivr_percentile", "min_area_share"):
+        for name in ("threshold", "ivr_percentile", "min_area_share", "prominence"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 self._refuse(name, "a number from 0 up to 1")
-        sides: tuple[Any, ...] = self.input_size_hw  # Any: a file's metadata may hold anything
+        centring: Any = self.centring  # Any: a file's metadata may hold anything
+        if not isinstance(centring, int | float) or not 0 <= centring <= 1:
+            self._refuse("centring", "a number from 0 to 1")
+        self._check_size("input_size_hw")
+        if self.evidence_size_hw is not None:
+            self._check_size("evidence_size_hw")
         top: Any = self.top
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            self._refuse("input_size_hw", "two sides in pixels")
         if not isinstance(top, int) or top < 1:
             self._refuse("top", "a number of classes")
+
+    def _check_size(self, name: str) -> None:
+        sides: Any = getattr(self, name)
+        pair = isinstance(sides, tuple) and len(sides) == 2
+        if not pair or not all(isinstance(side, int) and side > 0 for side in sides):
+            self._refuse(name, "two sides in pixels")
 
     def _refuse(self, name: str, expected: str) -> None:
         raise ArgumentError(

@@ -56,7 +56,7 @@ RecipeOption = Annotated[
         "--recipe",
         "-r",
         show_default="the model's own",
-        help="How maps become boxes: default, fine or paper (see: gapcam models).",
+        help="How maps become boxes: default, fast, best, paper or released (see: gapcam models).",
     ),
 ]
 

@@ -133,6 +133,17 @@ class Protocol(ABC):
         return np.asarray(large, np.float32)
 
 
+_LARGEST = "one box: the component with the most samples (of two as large the hotter)"
+_COMPONENTS: Mapping[str, str] = {
+    "largest": f"8-connected; {_LARGEST}; multi: every component",
+    "all": f"8-connected; {_LARGEST}; multi: every component",
+    "instances": "8-connected, split where a peak stands out (gapcam.instances); one box: the part "
+    "with the most samples; multi: every part",
+    "released": "the released code's rule at three thresholds that keep their ratio "
+    "(gapcam.dt_box); one box: the largest; multi: every box",
+}
+
+
 class Original(Protocol):
     """Our boxes, in pixels of the original picture, half-open."""
 
@@ -142,20 +153,21 @@ class Original(Protocol):
     def __init__(self, recipe: Recipe, *, inclusive_ends: bool = False) -> None:
         super().__init__(recipe, inclusive_ends=inclusive_ends)
         self.thresholds = np.union1d(np.arange(100) / 100, recipe.threshold)
+        self.every_box = replace(recipe, min_area_share=0.0)
+        if recipe.components == "largest":
+            self.every_box = replace(self.every_box, components="all")
 
     def statements(self) -> Mapping[str, str]:
         """The protocol in words, aspect by aspect."""
         recipe = self.recipe
-        height, width = recipe.input_size_hw
         return {
-            "geometry": f"the whole picture squashed to {width} x {height}; boxes compared in "
+            "geometry": f"the whole picture squashed to {_sizes(recipe)}; boxes compared in "
             "pixels of the original picture",
             "map": f"the true class's map{_refined(recipe)}, {recipe.upsample} to a quarter of the "
             f"input, normalized by {recipe.normalize}",
             "threshold": "heat > threshold; curves and oracle over 0, .01, ... .99 and the "
             "recipe's own",
-            "components": "8-connected; one box: the component with the most samples (of two as "
-            "large the hotter); multi: every component",
+            "components": _COMPONENTS[recipe.components],
             "boxes": "exact bounds of the interpolated heat above the threshold, half-open",
             "iou": "half-open boxes; a hit is IoU >= .5 with any true box of the class",
             "top5_loc": "best of the five highest classes, each with its one box",
@@ -199,7 +211,7 @@ class Original(Protocol):
         """Cut at every threshold; see the base class."""
         found: list[list[tuple[int, list[Box]]]] = [[] for _ in maps]
         for t, threshold in enumerate(self.thresholds.tolist()):
-            cut = replace(self.recipe, threshold=threshold, components="all", min_area_share=0.0)
+            cut = replace(self.every_box, threshold=threshold)
             for i, regions in enumerate(find_all_regions(maps, cut)):
                 if regions:
                     found[i].append((t, [region.box_xyxy for region in regions]))
@@ -263,9 +275,8 @@ class Wsol(Protocol):
     def statements(self) -> Mapping[str, str]:
         """The protocol in words, aspect by aspect."""
         recipe = self.recipe
-        height, width = recipe.input_size_hw
         return {
-            "geometry": f"the whole picture squashed to {width} x {height}; boxes compared in "
+            "geometry": f"the whole picture squashed to {_sizes(recipe)}; boxes compared in "
             f"{wsol.SIDE} x {wsol.SIDE}, true boxes scaled there and truncated to whole numbers",
             "map": f"the true class's map without bias{_refined(recipe)}, bicubic to {wsol.SIDE} x "
             f"{wsol.SIDE}, min-max, times 255, truncated to 8 bits",
@@ -354,6 +365,11 @@ class Wsol(Protocol):
     def pixel_map(self, one: Maps, size_wh: SizeWH) -> FloatArray:  # noqa: ARG002
         """As it is."""
         return np.asarray(one)
+
+
+def _sizes(recipe: Recipe) -> str:
+    sizes = [hw for hw in (recipe.input_size_hw, recipe.evidence_size_hw) if hw]
+    return " and ".join(f"{width} x {height}" for height, width in sizes)
 
 
 def _refined(recipe: Recipe) -> str:

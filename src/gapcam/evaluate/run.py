@@ -26,7 +26,7 @@ from gapcam.evaluate.scores import score
 from gapcam.evaluate.table import Table
 from gapcam.localizer import Localizer
 from gapcam.parallel import in_chunks
-from gapcam.types import DataError, Failure
+from gapcam.types import DataError, Failure, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +219,15 @@ def _heading(
             "fingerprint": localizer.engine.fingerprint,
             "sources": dict(card.sources),
         },
-        "recipe": {**asdict(recipe), "input_size_hw": list(recipe.input_size_hw)},
+        "recipe": _recipe_facts(recipe),
         "protocol": {"name": rules.name, "source": rules.source, **rules.statements()},
     }
+
+
+def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """Every field, sizes as JSON has them."""
+    facts = asdict(recipe)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
 
 
 def _speed(scored: _Scored) -> dict[str, float]:

@@ -122,15 +122,21 @@ def _maps(n: _Nodes, weights: str, card: ModelCard) -> None:
     products = n.add("MatMul", [rows, flat])
     shape = _joined_shape(n, products, "features")
     n.add("Reshape", [products, shape], "top_maps")
-    if card.recipe.refine == "affinity":
-        _affinity(n)
+    if refines_alone(card):
+        _affinity(n, card.recipe.centring)
 
 
-def _affinity(n: _Nodes) -> None:
+def refines_alone(card: ModelCard) -> bool:
+    """Whether one pass gives the recipe's refined maps, so that the file can."""
+    return card.recipe.refine == "affinity" and card.recipe.evidence_size_hw is None
+
+
+def _affinity(n: _Nodes, centring: float) -> None:
     """`gapcam.refine.affinity` on the top maps."""
     tiny = n.constant(np.array(TINY, np.float32))
     g = n.add("Reshape", ["fine_features", n.integers(0, 0, -1)])
-    g = n.add("Sub", [g, n.add("ReduceMean", [g, n.integers(2)], keepdims=1)])
+    mean = n.add("ReduceMean", [g, n.integers(2)], keepdims=1)
+    g = n.add("Sub", [g, n.add("Mul", [mean, n.constant(np.array(centring, np.float32))])])
     length = n.add("ReduceL2", [g, n.integers(1)], keepdims=1)
     g = n.add("Div", [g, n.add("Max", [length, tiny])])
     alike = n.add("Relu", [n.add("MatMul", [n.add("Transpose", [g], perm=[0, 2, 1]), g])])
@@ -171,7 +177,7 @@ def _outputs(network: Network, card: ModelCard) -> list[onnx.ValueInfoProto]:
         _value("head_weights", TensorProto.FLOAT, [classes, channels]),
         _value("head_bias", TensorProto.FLOAT, [classes]),
     ]
-    if card.recipe.refine == "affinity":
+    if refines_alone(card):
         outputs.append(_value("top_refined", TensorProto.FLOAT, ["batch", top, "h2", "w2"]))
     return outputs
 

@@ -25,7 +25,8 @@ OUTPUTS = (
     "head_weights",
     "head_bias",
 )
-"""`top_refined` is there only when the recipe refines; `head_*` are the linear head, constants."""
+"""`top_refined` is there only when the recipe refines in one pass; `head_*`, constants, are the
+linear head."""
 
 PREFIX = "gapcam."
 
@@ -77,7 +78,8 @@ def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
             f"{origin}: head {fields['head']!r}, this gapcam knows 'gap-linear'. Update gapcam."
         )
     recipe = dict(fields["recipe"])
-    recipe["input_size_hw"] = tuple(recipe["input_size_hw"])
+    for name in ("input_size_hw", "evidence_size_hw"):
+        recipe[name] = None if recipe.get(name) is None else tuple(recipe[name])
     return ModelCard(
         name=fields["name"],
         labels=tuple(map(str, fields["labels"])),

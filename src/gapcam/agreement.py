@@ -1,0 +1,173 @@
+"""What pictures without boxes say of a recipe's boxes. Pure functions, and what was measured.
+
+Rules that read a threshold off unlabelled pictures were measured against the threshold that comes
+with the recipe (`benchmarks/label_free.py`): none beat it by more than its interval, and views
+agree most on boxes that hold the whole picture. Two things do help:
+
+- *agreement*: how little a box moves when the picture is mirrored or seen at another size says
+  which boxes to look at (`agreement`, `expected_accuracy`);
+- *the size of the objects*, one number that a person can give without drawing a box: the
+  threshold goes half way to where the boxes have that size (`threshold_for_share`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gapcam.boxes import find_all_regions
+from gapcam.metrics.boxes import box_areas
+from gapcam.metrics.otsu import otsu_thresholds
+from gapcam.types import ArgumentError, FloatArray, Recipe
+
+Numbers: TypeAlias = npt.NDArray[np.float64]
+
+THRESHOLDS = tuple(round(0.10 + 0.02 * i, 2) for i in range(36))
+"""Where boxes are cut to see how their size moves: .10 to .80."""
+
+CUT_STEP = 0.08
+"""Agreement is read at the threshold and this much to either side of it, so that one jump of a
+box does not decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What `benchmarks/label_free.py` measured of one recipe, with the class known.
+
+    Attributes:
+        gt_known: Share of right boxes (IoU >= .5) on 630 ILSVRC validation pictures, 0..1.
+        otsu_gap: Mean over IoU .3 .5 .7 with the pooled Otsu threshold less that with the
+            recipe's own, with its 95 % interval, points, same pictures.
+        quarters: The three agreements that split those pictures into quarters.
+        right: Share of right boxes from the least to the most agreeing quarter, there and,
+            by the same three agreements, on 254 pictures of ten classes (imagenette) that no
+            choice was made on.
+        auroc: How often a right box agrees better than a wrong one, on either set.
+    """
+
+    gt_known: float
+    otsu_gap: tuple[float, float, float]
+    quarters: tuple[float, float, float]
+    right: tuple[tuple[float, ...], tuple[float, ...]]
+    auroc: tuple[float, float]
+
+
+MODEL = "efficientnet-lite0"
+"""The network that everything here was measured with."""
+
+FACTOR = 1.15
+"""How many times as large as its object a box is on average where boxes score best (default
+recipe; 1.12 to 1.19 over five folds)."""
+
+STUDIES: Mapping[str, Study] = MappingProxyType({})
+
+
+def pooled_otsu(heat: FloatArray) -> float:
+    """One threshold that splits all heat `[n, h, w]` in 0..1 best (`gapcam.metrics.otsu`).
+
+    Raises:
+        ArgumentError: Not `[n, h, w]`, no map at all, or a value outside 0..1.
+    """
+    if heat.ndim != 3 or not heat.size:
+        raise ArgumentError(f"heat: expected [n, h, w] with n >= 1, got {list(heat.shape)}")
+    return float(otsu_thresholds(heat.reshape(1, -1, heat.shape[2]))[0])
+
+
+def boxes_at(heat: FloatArray, recipe: Recipe, threshold: float) -> Numbers:
+    """The largest box of each map at a threshold, `[n, 4]`, as fractions of the picture.
+
+    NaN where nothing is hot; arguments as `gapcam.boxes.find_all_regions`.
+    """
+    boxes = np.full((len(heat), 4), np.nan)
+    scale = np.array([heat.shape[2], heat.shape[1]] * 2, np.float64)
+    for i, found in enumerate(find_all_regions(heat, replace(recipe, threshold=threshold))):
+        if found:
+            boxes[i] = np.array(found[0].box_xyxy) / scale
+    return boxes
+
+
+def paired_iou(boxes: Numbers, others: Numbers) -> Numbers:
+    """Intersection over union `[n]` of each box `[n, 4]` with its partner; 0 where one is NaN."""
+    a, b = np.nan_to_num(boxes), np.nan_to_num(others)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    shared = np.clip(sides, 0, None).prod(1)
+    union = box_areas(a) + box_areas(b) - shared
+    ratio: Numbers = shared / np.where(union > 0, union, 1)
+    return ratio
+
+
+def agreement(heat: FloatArray, views: Sequence[FloatArray], recipe: Recipe) -> Numbers:
+    """How well the box of each picture agrees with the boxes of other views of it, `[n]`, 0..1.
+
+    The mean IoU over the views and over three cuts: the recipe's threshold and `CUT_STEP` to
+    either side, kept within .02 and .98.
+
+    Args:
+        heat: `[n, h, w]`, 0..1.
+        views: Heat of the same pictures seen otherwise, mirrored back; each on a grid of its own.
+        recipe: Its threshold and its rule for components.
+
+    Raises:
+        ArgumentError: There is no view.
+    """
+    if not views:
+        raise ArgumentError("views: expected at least one other view of the pictures, got none")
+    cuts = np.clip(recipe.threshold + CUT_STEP * np.array([-1, 0, 1]), 0.02, 0.98).tolist()
+    own = [boxes_at(heat, recipe, cut) for cut in cuts]
+    pairs = [
+        paired_iou(box, boxes_at(view, recipe, cut))
+        for view in views
+        for box, cut in zip(own, cuts, strict=True)
+    ]
+    mean: Numbers = np.mean(pairs, axis=0)
+    return mean
+
+
+def box_shares(heat: FloatArray, recipe: Recipe) -> Numbers:
+    """Mean share of the picture in the box, `[T]`, at each of `THRESHOLDS`; no box counts 0."""
+    boxes = [boxes_at(heat, recipe, threshold) for threshold in THRESHOLDS]
+    return np.array([box_areas(np.nan_to_num(b)).mean() for b in boxes])
+
+
+def threshold_for_share(shares: npt.ArrayLike, kept: float, object_share: float) -> float:
+    """The threshold for objects of a known size: half way from the kept one to where sizes fit.
+
+    Boxes that score best are `FACTOR` times as large as the objects, so that is where sizes fit.
+    Half way, because a person's figure is rough: the whole way loses where it is off by a
+    quarter (`benchmarks/label_free.py`).
+
+    Args:
+        shares: `[T]` from `box_shares`.
+        kept: The recipe's threshold.
+        object_share: Mean share of the picture that the objects' boxes cover, 0..1.
+
+    Raises:
+        ArgumentError: `object_share` is not between 0 and 1.
+    """
+    if not 0 < object_share <= 1:
+        raise ArgumentError(
+            f"object share: expected a share of the picture above 0 and up to 1 (0.25 is a "
+            f"quarter), got {object_share:g}"
+        )
+    fits = np.abs(np.asarray(shares, np.float64) - FACTOR * object_share).argmin()
+    return round((kept + THRESHOLDS[int(fits)]) / 2, 2)
+
+
+def expected_accuracy(agreements: npt.ArrayLike, study: Study) -> tuple[float, float]:
+    """Between which shares of the boxes are right, judged by how well views agree.
+
+    Each picture counts as right as often as the measured pictures of its quarter were, by one
+    measured set and by the other: low and high of the two means, 0..1.
+
+    Args:
+        agreements: `[n]`, n >= 1.
+        study: Measured with the same recipe and model.
+    """
+    quarter = np.searchsorted(study.quarters, np.asarray(agreements, np.float64), side="right")
+    means = [float(np.array(right)[quarter].mean()) for right in study.right]
+    return min(means), max(means)
