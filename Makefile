@@ -35,6 +35,10 @@ help-pages: setup
 
 bench: setup
 	$(BIN)/python benchmarks/localization.py
+	$(BIN)/python benchmarks/recipes.py --dropped
+	$(BIN)/python benchmarks/instances.py
+	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/label_free.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/evaluator_speed.py

@@ -6,8 +6,8 @@ Every recipe sees the pictures of two scored sets (see `localization.py`) as the
 at two larger sizes, with the true class. Rules then pick a threshold from that alone, and are
 scored against the threshold chosen with boxes (5-fold on `--data`; on `--held-out` the one of
 `--data`) and the best of the set itself (oracle): mean over IoU .3 .5 .7 and GT-known, percent.
-User's sets: 50 pictures at random, at random with small or large objects preferred, one object
-size only, one class only. Agreement is then judged as a predictor of right boxes.
+Users' sets: 50 pictures at random, or with small or large objects preferred, one object size or
+class only. Agreement is then judged as a predictor of right boxes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ DRAWS, SET_SIZE, FOLDS = 100, 50, 5
 Numbers = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Row = dict[str, object]
-Rule = Callable[[Integers], Integers]
-"""Which pictures -> the index of the threshold of each."""
+Rule = Callable[[Integers], Integers]  # pictures to threshold indices
 
 
 @dataclass(frozen=True, eq=False)

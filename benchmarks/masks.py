@@ -7,14 +7,14 @@ linear head is fitted on class labels; the true class's map is enlarged to the p
 and scored against the mask: PxAP, and the mean IoU of `heat > threshold`. Setting (by PxAP + mean
 IoU) and threshold (by mean IoU) are chosen on the other half. Intervals: 95 %, bootstrap over
 pictures; gains are paired: of a filter over the same map without it, of a map over the first one.
-
 - guided: He et al., "Guided Image Filtering", ECCV 2010, the grey picture as guide, then rescaled;
   written here with `cv2.boxFilter`: OpenCV has it in its contrib build alone;
 - blur: the same filter blind to the picture (epsilon to infinity): what smoothing alone gives;
 - grabcut: `cv2.grabCut` from hot and cold seeds, one iteration at no more than 128 pixels a side
   (it takes seconds a picture at full size); the heat is averaged with its mask.
 
-`--data` (see `localization.py`): boxes, mean accuracy over IoU .3, .5, .7, 5-fold cross-selection.
+`--data` (see `localization.py`): boxes, mean accuracy over IoU .3, .5, .7, 5-fold cross-selection;
+of the guided filter's epsilons the first alone.
 """
 
 from __future__ import annotations
@@ -251,8 +251,8 @@ def study_boxes(folder: Path) -> Row:
         large = [(np.asarray(cv2.resize(h, p.shape[1::-1]), np.float32), p) for h, p in pairs]
         plain = held_boxes([sweep(scored, [heat for heat, _ in large])])
         table[name] = {"accuracy": percent(mean_accuracy(plain))}
-        for kind, epsilon in (("blur", np.inf), ("guided", 1e-3)):
-            cuts = ([guided(h, p, r, epsilon) for h, p in large] for r in RADII[:3])
+        for kind, step in (("blur", 1), ("guided", len(EPSILONS)), ("grabcut", 1)):
+            cuts = ([f(h, p) for h, p in large] for f in list(settings(kind).values())[::step])
             held = held_boxes([sweep(scored, cut) for cut in cuts])
             gains = np.mean([(held >= d) * 1.0 - (plain >= d) for d in (0.3, 0.5, 0.7)], axis=0)
             table[f"{name}, {kind}"] = {"accuracy": percent(mean_accuracy(held))}

@@ -44,10 +44,10 @@ def kernel(
         flat = maps.reshape(count, 1, height * width)
         alike = affinities(similarity(fine, DEFAULT.centring))
         if normalize:
+            # Symmetric, so the product's rows are scaled by scaling the columns here.
             alike = alike / np.maximum(alike.sum(1, keepdims=True), TINY)
         for _ in range(steps):
-            # Rows sum to 1, so the product is with the transpose.
-            flat = flat @ (alike.transpose(0, 2, 1) if normalize else alike)
+            flat = flat @ alike
         return _heat(flat.reshape(count, 1, height, width), of)
 
     return heat

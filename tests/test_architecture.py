@@ -40,6 +40,8 @@ MAY_IMPORT = {
     "boxes": LEAVES | {"dt_box", "instances"},
     "metrics": {"types"},
     "data": {"types"},
+    "agreement": LEAVES | {"boxes", "metrics"},
+    "label_free": LEAVES | STAGES | {"agreement", "localizer"},
     "outputs": {"types"},
     "samples": set(),
     "parallel": set(),
@@ -66,7 +68,7 @@ MAY_IMPORT = {
     "terminal": {"types", "paths"},
     "cli": LEAVES
     | STAGES
-    | {"batch", "data", "evaluate", "report", "formats", "loading", "localizer"}
+    | {"batch", "data", "evaluate", "report", "formats", "label_free", "loading", "localizer"}
     | {"outputs", "terminal"},
     "__main__": {"cli"},
     "__init__": LEAVES | {"loading", "samples", "sheet", "localizer", "proof", "recipes"},

@@ -58,7 +58,7 @@ class RecipeChoice:
         kept: The threshold that the recipe came with.
         otsu: Otsu's threshold of all heat pooled: a second opinion without labels.
         box_share: Mean share of the picture that a box covers at the picked threshold.
-        agreements: Of each picture, 0..1, in the order of `Choice.names`.
+        agreements: Of each picture, 0..1, in the order of `Choice.names`, at the kept threshold.
         expected: Between which shares of boxes are right (IoU >= .5, class right), by the two
             measured sets; None for a recipe or a model that was not measured.
     """
@@ -331,11 +331,13 @@ def _threshold_advice(pick: RecipeChoice, object_share: float | None) -> str:
     if object_share is not None:
         return (
             f"Threshold {threshold:g}: half way from the recipe's {pick.kept:g} to where boxes "
-            f"fit objects that cover {object_share:.0%} of the picture."
+            f"fit objects that cover {object_share:.0%} of the picture. Where all objects had "
+            "about one size this gained 4 to 7 points; where sizes were mixed it gained nothing, "
+            "and a figure half too high cost up to 5."
         )
     text = (
         f"Keep the recipe's threshold, {threshold:g}: no rule that reads one off pictures without "
-        "boxes beat it."
+        "boxes beat it on both measured sets."
     )
     if study is not None:
         gap, low, high = study.otsu_gap
