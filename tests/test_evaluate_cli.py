@@ -199,7 +199,7 @@ def test_protocols_and_recipes_are_said(data, protocol):
         (["--boxes", "B", "--report", "/dev/null/x.html"], "/dev/null/x.html: cannot be written"),
         (["--boxes", "B", "--select-on", "nowhere"], "--select-on nowhere: expected DIR:PATH"),
         (["--boxes", "B", "--select-on", "no:where"], "check the two paths"),
-        (["--boxes", "B", "--recipe", "best"], "recipe 'best' is unknown"),
+        (["--boxes", "B", "--recipe", "bets"], "recipe 'bets' is unknown"),
     ],
 )
 def test_wrong_usage_is_told_in_one_line(data, tmp_path, monkeypatch, options, said):

@@ -223,7 +223,7 @@ def test_a_choice_looks_for_the_model_s_best_class(chosen, localizer: gapcam.Loc
 
 def test_advice_says_what_to_keep_what_to_expect_and_what_is_noisy(chosen):
     text = " ".join(chosen.advice)
-    assert f"Only {len(chosen.names)} of the pictures" in text
+    assert f"Only {len(chosen.names)} pictures could be used" in text
     assert f"below {FEW_PICTURES}" in text
     assert "Keep the recipe's threshold, 0.46" in text or f"{DEFAULT.threshold:g}" in text
     low, high = chosen.pick.expected
@@ -282,3 +282,29 @@ def test_recipes_and_models_that_were_not_measured_promise_nothing(
     found = choose(other, [cat], recipes=[FAST])
     assert found.pick.expected is None
     assert "not with this model" in " ".join(found.advice)
+
+
+def test_one_picture_and_recipes_of_one_name_are_refused(localizer):
+    with pytest.raises(ArgumentError, match="expected a list of pictures, got one: 'cat"):
+        choose(localizer, "cat.jpg")
+    twice = [DEFAULT, replace(DEFAULT, input_size_hw=(320, 320))]
+    with pytest.raises(ArgumentError, match="each of its own name, got"):
+        choose(localizer, list(gapcam.sample_pictures()), recipes=twice)
+
+
+@pytest.mark.parametrize("share", ["a", True, [0.1], float("nan")])
+def test_a_share_that_is_no_number_is_refused(localizer, share):
+    with pytest.raises(ArgumentError, match="object share: expected a share"):
+        choose(localizer, list(gapcam.sample_pictures()), object_share=share)
+
+
+def test_nothing_is_promised_for_a_threshold_that_was_not_measured(localizer):
+    other = replace(FAST, threshold=0.1)
+    assert (
+        choose(localizer, list(gapcam.sample_pictures())[:1], recipes=[other]).pick.expected is None
+    )
+    moved = choose(
+        localizer, list(gapcam.sample_pictures())[:1], recipes=[FAST], object_share=0.05
+    ).pick
+    assert moved.recipe.threshold > FAST.threshold
+    assert moved.expected is None

@@ -55,6 +55,24 @@ def test_a_recipe_of_two_passes_survives_the_metadata():
     assert again.recipe.evidence_size_hw == (448, 448)
 
 
+def test_a_recipe_of_a_later_version_is_named_not_called_damaged():
+    metadata = card_to_metadata(embedded.model_card(DEFAULT))
+    recipe = {**json.loads(metadata["gapcam.recipe"]), "sharpness": 1}
+    metadata["gapcam.recipe"] = json.dumps(recipe)
+    with pytest.raises(ModelError, match=r"x\.onnx: its recipe has sharpness.*Update gapcam"):
+        card_from_metadata(metadata, "x.onnx")
+
+
+def test_a_recipe_written_before_a_field_was_there_gets_its_default():
+    metadata = card_to_metadata(embedded.model_card(PAPER))
+    recipe = json.loads(metadata["gapcam.recipe"])
+    for name in ("evidence_size_hw", "centring", "prominence", "cost", "chosen_score", "version"):
+        del recipe[name]
+    metadata["gapcam.recipe"] = json.dumps(recipe)
+    again = card_from_metadata(metadata, "x.onnx").recipe
+    assert again == dataclasses.replace(PAPER, cost=0.0)
+
+
 def test_a_file_whose_recipe_takes_two_passes_leaves_the_refining_to_its_user(tmp_path: Path):
     rng = np.random.default_rng(0)
     proto = helper.make_graph(

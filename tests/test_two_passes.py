@@ -75,3 +75,16 @@ def test_both_passes_must_fit_the_network(best: gapcam.Localizer):
     odd = replace(BEST, evidence_size_hw=(448, 450))
     with pytest.raises(ArgumentError, match=r"multiples of 32 for .*, got 448 x 450"):
         gapcam.Localizer(best.engine, best.card, odd)
+
+
+def test_pictures_of_another_recipe_are_refused_not_run_in_one_pass(
+    best: gapcam.Localizer, cat: Path
+):
+    single = gapcam.Localizer(best.engine, best.card, DEFAULT)
+    with pytest.raises(ArgumentError, match="takes two passes: expected pictures that this"):
+        best.localize([best.read(cat), single.read(cat)], [cat, cat], 1)
+    of_two = single.localize([best.read(cat)], [cat], 1)[0]
+    assert of_two.recipe == "default"
+    # Read at twice the size, so that it may differ by a hair from the picture's own reading.
+    box = single(cat).detections[0].box_xyxy
+    np.testing.assert_allclose(of_two.detections[0].box_xyxy, box, atol=3)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -183,10 +183,12 @@ def threshold_for_share(shares: npt.ArrayLike, kept: float, object_share: float)
     Raises:
         ArgumentError: `object_share` is not between 0 and 1.
     """
-    if not 0 < object_share <= 1:
+    given: Any = object_share  # Any: callers may give anything
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not 0 < object_share <= 1:
         raise ArgumentError(
             f"object share: expected a share of the picture above 0 and up to 1 (0.25 is a "
-            f"quarter), got {object_share:g}"
+            f"quarter), got {object_share!r}"
         )
     fits = np.abs(np.asarray(shares, np.float64) - FACTOR * object_share).argmin()
     return round((kept + THRESHOLDS[int(fits)]) / 2, 2)

@@ -39,6 +39,10 @@ LONGEST_NAME = 255
 LONGEST_JPEG_SIDE = 65_500
 
 
+WORDS_OF_RECIPE = frozenset({"source", "chosen_on", "chosen_score", "cost"})
+"""What a recipe says of itself and does not change its results."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """What a folder run does.
@@ -155,7 +159,7 @@ def _settings(localizer: Localizer, wanted: IntArray | int, options: RunOptions)
     return {
         "model": localizer.card.name,
         "model_sha256": localizer.engine.fingerprint,
-        "recipe": asdict(localizer.recipe),
+        "recipe": {k: v for k, v in asdict(localizer.recipe).items() if k not in WORDS_OF_RECIPE},
         "classes": None if isinstance(wanted, int) else wanted.tolist(),
         "top": wanted if isinstance(wanted, int) else None,
         "overlays": options.overlays,

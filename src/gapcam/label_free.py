@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from gapcam.agreement import (
     MODEL,
     STUDIES,
+    Study,
     agreement,
     box_shares,
     boxes_at,
@@ -28,7 +30,7 @@ from gapcam.labels import ClassName
 from gapcam.localizer import BATCH_SIZE, Localizer
 from gapcam.maps import top_classes
 from gapcam.metrics.boxes import box_areas
-from gapcam.recipes import BEST, DEFAULT, FAST
+from gapcam.recipes import BEST, DEFAULT, FAST, RECIPES
 from gapcam.types import (
     ArgumentError,
     Failure,
@@ -60,7 +62,7 @@ class RecipeChoice:
         box_share: Mean share of the picture that a box covers at the picked threshold.
         agreements: Of each picture, 0..1, in the order of `Choice.names`, at the kept threshold.
         expected: Between which shares of boxes are right (IoU >= .5, class right), by the two
-            measured sets; None for a recipe or a model that was not measured.
+            measured sets; None for a recipe, a threshold or a model that was not measured.
     """
 
     recipe: Recipe
@@ -98,8 +100,8 @@ class Choice:
 
     def doubtful(self) -> tuple[str, ...]:
         """The pictures to look at first: least agreeing quarter of the measured pictures."""
-        study = STUDIES.get(self.pick.recipe.name)
-        limit = study.quarters[0] if study is not None and self.pick.expected is not None else 0.0
+        study = _study(self.pick.recipe)
+        limit = study.quarters[0] if study is not None else 0.0
         pairs = sorted(zip(self.pick.agreements, self.names, strict=True))
         return tuple(name for agrees, name in pairs if agrees < limit)
 
@@ -130,8 +132,11 @@ def choose(
         ArgumentError: No recipe, no picture that can be read, an unknown class, or an
             impossible share.
     """
-    if not recipes:
-        raise ArgumentError("recipes: expected at least one, got none")
+    names = [recipe.name for recipe in recipes]
+    if not names or len(set(names)) < len(names):
+        raise ArgumentError(f"recipes: expected at least one, each of its own name, got {names}")
+    if isinstance(sources, str | Path | bytes):
+        raise ArgumentError(f"choose: expected a list of pictures, got one: {sources!r:.80}")
     if object_share is not None:
         threshold_for_share([0.0], 0.0, object_share)  # refused now, not after minutes
     looker = _Looker(localizer, recipes, localizer.wanted(classes) if classes is not None else 1)
@@ -271,10 +276,12 @@ def _row(
     heat, *views = looker.views_of(recipe.name)
     picked = recipe
     if object_share is not None:
-        share = threshold_for_share(box_shares(heat, recipe), recipe.threshold, object_share)
-        picked = replace(recipe, threshold=share)
+        threshold = threshold_for_share(box_shares(heat, recipe), recipe.threshold, object_share)
+        picked = replace(recipe, threshold=threshold)
     agrees = agreement(heat, views, recipe)
-    study = STUDIES.get(recipe.name) if measured else None
+    moved = picked.threshold != recipe.threshold
+    as_named = not moved and recipe == RECIPES.get(recipe.name)
+    study = _study(recipe) if measured and as_named else None
     return RecipeChoice(
         recipe=picked,
         kept=recipe.threshold,
@@ -287,7 +294,15 @@ def _row(
 
 def _measured_score(recipe: Recipe) -> float:
     """Share of right boxes where boxes are known; a recipe that was not measured comes last."""
-    return STUDIES[recipe.name].gt_known if recipe.name in STUDIES else -1.0
+    study = _study(recipe)
+    return -1.0 if study is None else study.gt_known
+
+
+def _study(recipe: Recipe) -> Study | None:
+    """What was measured of it, if it is one of the named recipes as they are but for the cut."""
+    known = RECIPES.get(recipe.name)
+    same = known is not None and replace(recipe, threshold=known.threshold) == known
+    return STUDIES.get(recipe.name) if same else None
 
 
 def _advice(
@@ -298,12 +313,9 @@ def _advice(
     measured: bool,
 ) -> Iterator[str]:
     """The recommendation and its limits."""
-    recipe, study = pick.recipe, STUDIES.get(pick.recipe.name)
+    recipe, study = pick.recipe, _study(pick.recipe)
     if pictures < FEW_PICTURES:
-        yield (
-            f"Only {pictures} of the pictures could be used: the choice is noisy below "
-            f"{FEW_PICTURES}."
-        )
+        yield (f"Only {pictures} pictures could be used: the choice is noisy below {FEW_PICTURES}.")
     if not measured:
         yield f"All figures were measured with {MODEL}, not with this model: take them as hints."
     if study is None:
@@ -327,7 +339,7 @@ def _advice(
 
 
 def _threshold_advice(pick: RecipeChoice, object_share: float | None) -> str:
-    threshold, study = pick.recipe.threshold, STUDIES.get(pick.recipe.name)
+    threshold, study = pick.recipe.threshold, _study(pick.recipe)
     if object_share is not None:
         return (
             f"Threshold {threshold:g}: half way from the recipe's {pick.kept:g} to where boxes "
@@ -337,7 +349,7 @@ def _threshold_advice(pick: RecipeChoice, object_share: float | None) -> str:
         )
     text = (
         f"Keep the recipe's threshold, {threshold:g}: no rule that reads one off pictures without "
-        "boxes beat it on both measured sets."
+        "boxes beat it beyond its interval on both measured sets."
     )
     if study is not None:
         gap, low, high = study.otsu_gap

@@ -24,6 +24,7 @@ from gapcam.samples import sample_pictures
 from gapcam.types import (
     ArgumentError,
     BoolArray,
+    ByteArray,
     Detection,
     Failure,
     FloatArray,
@@ -282,8 +283,11 @@ class Localizer:
         """Run a batch of pictures (at least one) as far as the heat, before any box is cut.
 
         Args:
-            pictures: At the recipe's sizes.
+            pictures: At the recipe's sizes, as `read` gives them.
             wanted: As in `localize`.
+
+        Raises:
+            ArgumentError: The recipe takes two passes and a picture was read for one.
         """
         outputs = self.engine.run(np.stack([picture.pixels for picture in pictures]))
         if isinstance(wanted, int):
@@ -292,12 +296,20 @@ class Localizer:
             classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
         maps = class_maps(outputs.features, self._head.weights, classes)
         evidence = self._refine(maps, outputs.fine_features)
-        finer = [p.evidence_pixels for p in pictures if p.evidence_pixels is not None]
-        if finer:
-            features = self.engine.run(np.stack(finer)).features
+        if self.recipe.evidence_size_hw is not None:
+            features = self.engine.run(self._evidence_pixels(pictures)).features
             finer_maps = class_maps(features, self._head.weights, classes)
             evidence = fuse(evidence, self._refine(finer_maps, outputs.fine_features))
         return Seen(classes, outputs.logits, maps, evidence, to_heat(evidence, maps, self.recipe))
+
+    def _evidence_pixels(self, pictures: Sequence[Picture]) -> ByteArray:
+        finer = [p.evidence_pixels for p in pictures if p.evidence_pixels is not None]
+        if len(finer) < len(pictures):
+            raise ArgumentError(
+                f"recipe {self.recipe.name!r} takes two passes: expected pictures that this "
+                "localizer's `read` made, got one read for a recipe of one pass"
+            )
+        return np.stack(finer)
 
     def _refine(self, maps: FloatArray, fine_features: FloatArray) -> FloatArray:
         if self.recipe.refine == "affinity":

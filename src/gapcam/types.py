@@ -180,9 +180,21 @@ class Recipe:
         self._check_size("input_size_hw")
         if self.evidence_size_hw is not None:
             self._check_size("evidence_size_hw")
+        self._check_words()
         top: Any = self.top
         if not isinstance(top, int) or top < 1:
             self._refuse("top", "a number of classes")
+
+    def _check_words(self) -> None:
+        cost: Any = self.cost
+        version: Any = self.version
+        if not isinstance(cost, int | float) or not 0 <= cost < np.inf:
+            self._refuse("cost", "a ratio from 0")
+        if not isinstance(version, int):
+            self._refuse("version", "a whole number")
+        for name in ("name", "source", "chosen_on", "chosen_score"):
+            if not isinstance(getattr(self, name), str):
+                self._refuse(name, "words")
 
     def _check_size(self, name: str) -> None:
         sides: Any = getattr(self, name)

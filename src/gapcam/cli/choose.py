@@ -94,9 +94,9 @@ def choose(
                 on_picture=step,
             )
         failed = _say_failures(inputs, found)
+        _show(found)
         if json_file is not None:
             _write(json_file, found, inputs)
-        _show(found)
         say_ignored(inputs)
         raise typer.Exit(SOME_FAILED if failed else DONE)
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gapcam.boxes import find_all_regions, scale_box
+from gapcam.evaluate.statements import BOUNDS, COMPONENTS, CUTS, EXACT, HOTTER, refined, sizes
 from gapcam.metrics import wsol
 from gapcam.metrics.boxes import box_iou
 from gapcam.metrics.otsu import otsu_thresholds
@@ -133,17 +134,6 @@ class Protocol(ABC):
         return np.asarray(large, np.float32)
 
 
-_LARGEST = "one box: the component with the most samples (of two as large the hotter)"
-_COMPONENTS: Mapping[str, str] = {
-    "largest": f"8-connected; {_LARGEST}; multi: every component",
-    "all": f"8-connected; {_LARGEST}; multi: every component",
-    "instances": "8-connected, split where a peak stands out (gapcam.instances); one box: the part "
-    "with the most samples; multi: every part",
-    "released": "the released code's rule at three thresholds that keep their ratio "
-    "(gapcam.dt_box); one box: the largest; multi: every box",
-}
-
-
 class Original(Protocol):
     """Our boxes, in pixels of the original picture, half-open."""
 
@@ -161,14 +151,14 @@ class Original(Protocol):
         """The protocol in words, aspect by aspect."""
         recipe = self.recipe
         return {
-            "geometry": f"the whole picture squashed to {_sizes(recipe)}; boxes compared in "
+            "geometry": f"the whole picture squashed to {sizes(recipe)}; boxes compared in "
             "pixels of the original picture",
-            "map": f"the true class's map{_refined(recipe)}, {recipe.upsample} to a quarter of the "
+            "map": f"the true class's map{refined(recipe)}, {recipe.upsample} to a quarter of the "
             f"input, normalized by {recipe.normalize}",
-            "threshold": "heat > threshold; curves and oracle over 0, .01, ... .99 and the "
-            "recipe's own",
-            "components": _COMPONENTS[recipe.components],
-            "boxes": "exact bounds of the interpolated heat above the threshold, half-open",
+            "threshold": f"{CUTS.get(recipe.components, HOTTER)}; curves and oracle "
+            "over 0, .01, ... .99 and the recipe's own",
+            "components": COMPONENTS[recipe.components],
+            "boxes": BOUNDS.get(recipe.components, EXACT),
             "iou": "half-open boxes; a hit is IoU >= .5 with any true box of the class",
             "top5_loc": "best of the five highest classes, each with its one box",
             "masks": "heat bilinearly enlarged to the picture's size; pixels pooled over the set, "
@@ -276,9 +266,9 @@ class Wsol(Protocol):
         """The protocol in words, aspect by aspect."""
         recipe = self.recipe
         return {
-            "geometry": f"the whole picture squashed to {_sizes(recipe)}; boxes compared in "
+            "geometry": f"the whole picture squashed to {sizes(recipe)}; boxes compared in "
             f"{wsol.SIDE} x {wsol.SIDE}, true boxes scaled there and truncated to whole numbers",
-            "map": f"the true class's map without bias{_refined(recipe)}, bicubic to {wsol.SIDE} x "
+            "map": f"the true class's map without bias{refined(recipe)}, bicubic to {wsol.SIDE} x "
             f"{wsol.SIDE}, min-max, times 255, truncated to 8 bits",
             "threshold": "level > int(threshold * 255); the reference's 1,000 thresholds are these "
             "255 levels",
@@ -296,12 +286,18 @@ class Wsol(Protocol):
 
     def notes(self) -> list[str]:
         """Whether the maps are those that the published numbers are about."""
-        if self.recipe.refine == "none":
-            return []
-        return [
-            f"recipe {self.recipe.name!r} refines the maps; published numbers of this protocol are "
-            "about plain class maps (recipe 'paper')"
-        ]
+        notes = []
+        if self.recipe.refine != "none":
+            notes.append(
+                f"recipe {self.recipe.name!r} refines the maps; published numbers of this protocol "
+                "are about plain class maps (recipe 'paper')"
+            )
+        if self.recipe.components in ("instances", "released"):
+            notes.append(
+                f"this protocol cuts boxes by its own rule: the box rule of recipe "
+                f"{self.recipe.name!r} ({self.recipe.components}) is not used"
+            )
+        return notes
 
     def frame_wh(self, size_wh: SizeWH) -> SizeWH:  # noqa: ARG002
         """224 x 224."""
@@ -365,15 +361,6 @@ class Wsol(Protocol):
     def pixel_map(self, one: Maps, size_wh: SizeWH) -> FloatArray:  # noqa: ARG002
         """As it is."""
         return np.asarray(one)
-
-
-def _sizes(recipe: Recipe) -> str:
-    sizes = [hw for hw in (recipe.input_size_hw, recipe.evidence_size_hw) if hw]
-    return " and ".join(f"{width} x {height}" for height, width in sizes)
-
-
-def _refined(recipe: Recipe) -> str:
-    return "" if recipe.refine == "none" else f", refined ({recipe.refine})"
 
 
 def _lowest_of_each_level() -> Numbers:

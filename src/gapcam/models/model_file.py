@@ -78,6 +78,12 @@ def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
             f"{origin}: head {fields['head']!r}, this gapcam knows 'gap-linear'. Update gapcam."
         )
     recipe = dict(fields["recipe"])
+    unknown = sorted(set(recipe) - {field.name for field in dataclasses.fields(Recipe)})
+    if unknown:
+        raise ModelError(
+            f"{origin}: its recipe has {', '.join(unknown)}, which this gapcam does not know. "
+            "Update gapcam."
+        )
     for name in ("input_size_hw", "evidence_size_hw"):
         recipe[name] = None if recipe.get(name) is None else tuple(recipe[name])
     return ModelCard(
