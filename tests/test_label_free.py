@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from gapcam.label_free import CANDIDATES, FEW_PICTURES, choose, look_at, mirrore
 from gapcam.metrics.boxes import box_iou
 from gapcam.recipes import BEST, DEFAULT, FAST
 from gapcam.types import ArgumentError
+
+ROOT = Path(__file__).parent.parent
 
 
 def hill(x: float, y: float, width: float, n: int = 1, side: int = 32) -> np.ndarray:
@@ -308,3 +311,19 @@ def test_nothing_is_promised_for_a_threshold_that_was_not_measured(localizer):
     ).pick
     assert moved.recipe.threshold > FAST.threshold
     assert moved.expected is None
+
+
+def test_the_measured_figures_are_those_that_the_benchmark_stored():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "label_free.json").read_text("utf-8"))
+    first, second = stored["ilsvrc-val-dev"], stored["imagenette-small/test"]
+    for name, study in STUDIES.items():
+        here, there = first[name]["trust"], second[name]["trust"]
+        assert study.gt_known == pytest.approx(here["gt_known"], abs=6e-4)
+        assert list(study.quarters) == here["quarters"]
+        assert [list(right) for right in study.right] == [
+            here["right by quarter"],
+            there["right by quarter"],
+        ]
+        assert list(study.otsu_gap) == first[name]["thresholds"]["Otsu, pooled"]["gap"]
+        aurocs = [of["auroc, agreement"][0] for of in (here, there)]
+        assert study.auroc == pytest.approx(aurocs, abs=6e-3)

@@ -81,11 +81,11 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             auroc=(0.65, 0.75),
         ),
         "best": Study(
-            gt_known=0.749,
-            otsu_gap=(1.0, 0.3, 1.7),
-            quarters=(0.794, 0.879, 0.93),
-            right=((0.595, 0.764, 0.873, 0.766), (0.455, 0.59, 0.745, 0.836)),
-            auroc=(0.61, 0.70),
+            gt_known=0.754,
+            otsu_gap=(0.8, 0.3, 1.5),
+            quarters=(0.762, 0.852, 0.92),
+            right=((0.595, 0.764, 0.866, 0.791), (0.417, 0.644, 0.755, 0.871)),
+            auroc=(0.62, 0.72),
         ),
         "paper": Study(
             gt_known=0.667,

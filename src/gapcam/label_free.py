@@ -344,7 +344,7 @@ def _threshold_advice(pick: RecipeChoice, object_share: float | None) -> str:
         return (
             f"Threshold {threshold:g}: half way from the recipe's {pick.kept:g} to where boxes "
             f"fit objects that cover {object_share:.0%} of the picture. Where all objects had "
-            "about one size this gained 4 to 7 points; where sizes were mixed it gained nothing, "
+            "about one size this gained 4 to 6 points; where sizes were mixed it gained nothing, "
             "and a figure half too high cost up to 5."
         )
     text = (

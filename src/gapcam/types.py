@@ -134,7 +134,7 @@ class Recipe:
             be an object of its own, as a fraction of the normalized map, 0..1.
         top: How many of the best classes are localized.
         cost: Time to localize five classes over the time of a plain forward pass at 224, measured
-            (`benchmarks/speed.py`); 0 when unknown.
+            (`benchmarks/speed.py`, one core, batch 16); 0 when unknown.
         source: Where the rule comes from.
         chosen_on: The pictures its free choices were made on, or why there are none.
         chosen_score: Its score on those, in words.
