@@ -27,17 +27,16 @@ from gapcam.agreement import (
     THRESHOLDS,
     agreement,
     boxes_at,
-    paired_iou,
     pooled_otsu,
     threshold_for_share,
 )
 from gapcam.label_free import other_sizes
 from gapcam.localizer import to_heat
 from gapcam.metrics.bootstrap import bootstrap_ci95
-from gapcam.metrics.boxes import box_areas, box_iou
+from gapcam.metrics.boxes import box_areas, box_iou, paired_iou
 from gapcam.metrics.otsu import otsu_thresholds
 from gapcam.recipes import BEST, DEFAULT, FAST, PAPER
-from gapcam.refine import affinity, fuse
+from gapcam.refine import fuse, refine
 from gapcam.types import FloatArray, Recipe
 from localization import BATCH, IOUS, RESULTS, SHARED
 from network_outputs import BANDS, ScoredSet
@@ -75,19 +74,17 @@ class Signals:
 def heat_of(data: ScoredSet, recipe: Recipe, *, flipped: bool = False) -> FloatArray:
     """What `Localizer.see` gives for the true class, `[n, h, w]`, from passes recipes share."""
     coarse = data.at(recipe.input_size_hw[0], flipped=flipped)
-    found = coarse.maps
-    if recipe.refine == "affinity":
-        found = spread(coarse.maps, coarse.fine_features, recipe)
+    found = refined(coarse.maps, coarse.fine_features, recipe)
     if recipe.evidence_size_hw is not None:
         finer = data.at(recipe.evidence_size_hw[0], flipped=flipped)
-        found = fuse(found, spread(finer.maps, coarse.fine_features, recipe))
+        found = fuse(found, refined(finer.maps, coarse.fine_features, recipe))
     return to_heat(found, coarse.maps, recipe)[:, 0]
 
 
-def spread(maps: FloatArray, features: FloatArray, recipe: Recipe) -> FloatArray:
-    """`gapcam.refine.affinity`, a batch at a time."""
+def refined(maps: FloatArray, features: FloatArray, recipe: Recipe) -> FloatArray:
+    """`gapcam.refine.refine`, a batch at a time."""
     parts = [slice(i, i + BATCH) for i in range(0, len(maps), BATCH)]
-    return np.concatenate([affinity(maps[p], features[p], recipe.centring) for p in parts])
+    return np.concatenate([refine(maps[p], features[p], recipe) for p in parts])
 
 
 def gather(data: ScoredSet, recipe: Recipe) -> Signals:
@@ -97,15 +94,13 @@ def gather(data: ScoredSet, recipe: Recipe) -> Signals:
     others = [heat_of(data, recipe, flipped=True)]
     others += [heat_of(data, resized) for resized in other_sizes(recipe, multiple)]
     tables = [[boxes_at(h, recipe, t) for t in THRESHOLDS] for h in (heat, *others)]
-    own = np.array(tables[0])
+    boxes = np.nan_to_num(np.array(tables[0]))
     truths = [np.array(e.boxes) / np.array(e.size_wh * 2) for e in examples]
-    fits = [
-        [box_iou(b, g).max() for b, g in zip(o, truths, strict=True)] for o in np.nan_to_num(own)
-    ]
-    paired = [np.array([*map(paired_iou, own, np.array(other))]) for other in tables[1:]]
+    fits = [[box_iou(b, g).max() for b, g in zip(of, truths, strict=True)] for of in boxes]
+    paired = [paired_iou(boxes, np.nan_to_num(np.array(other))) for other in tables[1:]]
     return Signals(
         iou=np.array(fits),
-        area=box_areas(np.nan_to_num(own)),
+        area=box_areas(boxes),
         flip=paired[0],
         sizes=np.mean(paired[1:], axis=0),
         otsu=otsu_thresholds(heat),

@@ -121,13 +121,18 @@ def iou_scores(ious: Numbers) -> Row:
 
 def baseline(examples: Sequence[Example], share_wh: tuple[float, float]) -> Row:
     """The score of the same centred box in every picture."""
+    return iou_scores(centred_ious(examples, share_wh))
+
+
+def centred_ious(examples: Sequence[Example], share_wh: tuple[float, float]) -> Numbers:
+    """Best IoU `[n]` of the same centred box in every picture."""
     x, y = (1 - share_wh[0]) / 2, (1 - share_wh[1]) / 2
     ious = [
         best_iou((x * w, y * h, (1 - x) * w, (1 - y) * h), e)
         for e in examples
         for w, h in [e.size_wh]
     ]
-    return iou_scores(np.array(ious))
+    return np.array(ious)
 
 
 def threshold_ious(

@@ -46,7 +46,8 @@ from gapcam.recipes import DEFAULT
 from gapcam.refine import affinity
 from gapcam.resample import resample
 from gapcam.types import BoolArray, ByteArray, FloatArray
-from network_outputs import SHARED, Numbers, ScoredSet, choose, mean_accuracy
+from localization import IOUS
+from network_outputs import SHARED, Numbers, ScoredSet, cross_select, mean_accuracy
 from tile_model import fit
 
 RESULTS = Path(__file__).parent / "results" / "masks.json"
@@ -254,7 +255,7 @@ def study_boxes(folder: Path) -> Row:
         for kind, step in (("blur", 1), ("guided", len(EPSILONS)), ("grabcut", 1)):
             cuts = ([f(h, p) for h, p in large] for f in list(settings(kind).values())[::step])
             held = held_boxes([sweep(scored, cut) for cut in cuts])
-            gains = np.mean([(held >= d) * 1.0 - (plain >= d) for d in (0.3, 0.5, 0.7)], axis=0)
+            gains = np.mean([(held >= d) * 1.0 - (plain >= d) for d in IOUS], axis=0)
             table[f"{name}, {kind}"] = {"accuracy": percent(mean_accuracy(held))}
             cells = {"gain": percent(gains.mean()), "gain_ci95": percent(bootstrap_ci95(gains))}
             table[f"{name}, {kind}"] |= cells
@@ -270,12 +271,8 @@ def sweep(scored: ScoredSet, large: Sequence[FloatArray]) -> Numbers:
 
 def held_boxes(tables: Sequence[Numbers]) -> Numbers:
     """IoU `[n]` with setting and threshold of each fold chosen on the others."""
-    held = np.empty(tables[0].shape[1])
-    fold = np.random.default_rng(0).permutation(len(held)) % FOLDS
-    for k in range(FOLDS):
-        which, at = choose([table[:, fold != k] for table in tables])
-        held[fold == k] = tables[which][at, fold == k]
-    return held
+    n = tables[0].shape[1]
+    return cross_select(tables, np.random.default_rng(0).permutation(n) % FOLDS)
 
 
 def main() -> None:

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import gapcam
 from gapcam.boxes import find_all_regions, scale_box
 from gapcam.maps import class_maps
-from gapcam.metrics.boxes import box_iou
 from gapcam.recipes import DEFAULT
 from gapcam.types import FloatArray, Recipe
-from localization import IOUS, Example, read_examples
+from localization import IOUS, Example, best_iou, read_examples
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 THRESHOLDS = tuple(round(t, 2) for t in np.arange(0.06, 0.80, 0.02))
@@ -76,33 +75,17 @@ class ScoredSet:
 
     def ious(self, heat: FloatArray, recipe: Recipe) -> Numbers:
         """Best IoU `[n]` of each picture's first box, heat `[n, h, w]`; 0 without a box."""
-        found = find_all_regions(heat, recipe)
-        boxes = [regions[0].box_xyxy if regions else None for regions in found]
-        size_hw = (heat.shape[1], heat.shape[2])
-        return np.array(
-            [
-                0.0
-                if box is None
-                else box_iou([scale_box(box, size_hw, e.size_wh[::-1])], list(e.boxes)).max()
-                for box, e in zip(boxes, self.examples, strict=True)
-            ]
-        )
+        grid_hw = (heat.shape[1], heat.shape[2])
+        ious = []
+        for found, e in zip(find_all_regions(heat, recipe), self.examples, strict=True):
+            box = scale_box(found[0].box_xyxy, grid_hw, e.size_wh[::-1]) if found else None
+            ious.append(best_iou(box, e))
+        return np.array(ious)
 
     def sweep(self, heat: FloatArray, recipe: Recipe = DEFAULT) -> Numbers:
         """`ious` at every threshold, `[T, n]`."""
         cuts = [dataclasses.replace(recipe, threshold=t) for t in THRESHOLDS]
         return np.stack([self.ious(heat, cut) for cut in cuts])
-
-    def box_ious(self, share_wh: tuple[float, float]) -> Numbers:
-        """Best IoU `[n]` of the same centred box in every picture."""
-        x, y = (1 - share_wh[0]) / 2, (1 - share_wh[1]) / 2
-        return np.array(
-            [
-                box_iou([(x * w, y * h, (1 - x) * w, (1 - y) * h)], list(e.boxes)).max()
-                for e in self.examples
-                for w, h in [e.size_wh]
-            ]
-        )
 
 
 _FIELDS = dataclasses.fields(Pass)
@@ -124,3 +107,17 @@ def choose(tables: Sequence[Numbers]) -> tuple[int, int]:
     means = np.stack([mean_accuracy(table) for table in tables])
     which, at = np.unravel_index(int(means.argmax()), means.shape)
     return int(which), int(at)
+
+
+def cross_select(tables: Sequence[Numbers], fold: npt.NDArray[np.int64]) -> Numbers:
+    """IoU `[n]` of each picture, with the table and threshold that the other folds choose.
+
+    Args:
+        tables: IoU `[T, n]` of every variant.
+        fold: Which fold each picture is in, `[n]`, counted from 0.
+    """
+    held = np.zeros(len(fold))
+    for k in range(fold.max() + 1):
+        which, at = choose([table[:, fold != k] for table in tables])
+        held[fold == k] = tables[which][at, fold == k]
+    return held

@@ -25,8 +25,8 @@ from gapcam.maps import normalize_max
 from gapcam.recipes import BEST, DEFAULT, PAPER, RELEASED
 from gapcam.refine import affinity, fuse
 from gapcam.resample import resample
-from gapcam.types import FloatArray, IntArray, Recipe
-from localization import CENTRED_WH
+from gapcam.types import FloatArray, Recipe
+from localization import CENTRED_WH, IOUS, centred_ious
 from network_outputs import (
     BANDS,
     SHARED,
@@ -34,6 +34,7 @@ from network_outputs import (
     Numbers,
     ScoredSet,
     choose,
+    cross_select,
     mean_accuracy,
 )
 
@@ -117,7 +118,7 @@ class Study:
             recipe: How heat is cut, apart from the threshold.
         """
         tables = [self.data.sweep(heat(self.data), recipe) for heat in heats]
-        held = np.stack([self._cross_select(tables, fold) for fold in self._folds])
+        held = np.stack([cross_select(tables, fold) for fold in self._folds])
         which, at = choose(tables)
         row = self._row(held)
         row["threshold"] = THRESHOLDS[at]
@@ -138,13 +139,6 @@ class Study:
         if self.held_out is not None:
             row["held_out"] = _scores(ious(self.held_out)[np.newaxis])
         return row
-
-    def _cross_select(self, tables: Sequence[Numbers], fold: IntArray) -> Numbers:
-        held = np.zeros(len(fold))
-        for k in range(FOLDS):
-            which, at = choose([table[:, fold != k] for table in tables])
-            held[fold == k] = tables[which][at, fold == k]
-        return held
 
     def _scored(self, held: Numbers) -> Row:
         hits, area = (np.atleast_2d(held) >= 0.5).mean(0), self.data.area
@@ -167,7 +161,7 @@ class Study:
 
 def _means(held: Numbers) -> Numbers:
     """Each picture's accuracy, averaged over repeats and IoU .3, .5, .7."""
-    mean: Numbers = np.mean([(held >= d).mean(0) for d in (0.3, 0.5, 0.7)], axis=0)
+    mean: Numbers = np.mean([(held >= d).mean(0) for d in IOUS], axis=0)
     return mean
 
 
@@ -205,8 +199,8 @@ def main() -> None:
     held_out = arguments.held_out if (arguments.held_out / "boxes.csv").is_file() else None
     study = Study(ScoredSet(arguments.data), ScoredSet(held_out) if held_out else None)
     table: dict[str, Row] = {
-        "whole picture": study.fixed(lambda of: of.box_ious((1.0, 1.0))),
-        "centred box .70 x .75": study.fixed(lambda of: of.box_ious(CENTRED_WH)),
+        "whole picture": study.fixed(lambda of: centred_ious(of.examples, (1.0, 1.0))),
+        "centred box .70 x .75": study.fixed(lambda of: centred_ious(of.examples, CENTRED_WH)),
         "paper": study.fixed(lambda of: of.ious(plain(of), PAPER)),
         "released": study.fixed(lambda of: of.ious(plain(of, "bicubic"), RELEASED)),
     }

@@ -21,12 +21,11 @@ from gapcam.agreement import (
     box_shares,
     boxes_at,
     expected_accuracy,
-    paired_iou,
     pooled_otsu,
     threshold_for_share,
 )
 from gapcam.label_free import CANDIDATES, FEW_PICTURES, choose, look_at, mirrored, other_sizes
-from gapcam.metrics.boxes import box_iou
+from gapcam.metrics.boxes import box_iou, paired_iou
 from gapcam.recipes import BEST, DEFAULT, FAST
 from gapcam.types import ArgumentError
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gapcam.boxes import find_all_regions
-from gapcam.metrics.boxes import box_areas
+from gapcam.metrics.boxes import box_areas, paired_iou
 from gapcam.metrics.otsu import otsu_thresholds
 from gapcam.types import ArgumentError, FloatArray, Recipe
 
@@ -123,16 +123,6 @@ def boxes_at(heat: FloatArray, recipe: Recipe, threshold: float) -> Numbers:
     return boxes
 
 
-def paired_iou(boxes: Numbers, others: Numbers) -> Numbers:
-    """Intersection over union `[n]` of each box `[n, 4]` with its partner; 0 where one is NaN."""
-    a, b = np.nan_to_num(boxes), np.nan_to_num(others)
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    shared = np.clip(sides, 0, None).prod(1)
-    union = box_areas(a) + box_areas(b) - shared
-    ratio: Numbers = shared / np.where(union > 0, union, 1)
-    return ratio
-
-
 def agreement(heat: FloatArray, views: Sequence[FloatArray], recipe: Recipe) -> Numbers:
     """How well the box of each picture agrees with the boxes of other views of it, `[n]`, 0..1.
 
@@ -152,7 +142,7 @@ def agreement(heat: FloatArray, views: Sequence[FloatArray], recipe: Recipe) -> 
     cuts = np.clip(recipe.threshold + CUT_STEP * np.array([-1, 0, 1]), 0.02, 0.98).tolist()
     own = [boxes_at(heat, recipe, cut) for cut in cuts]
     pairs = [
-        paired_iou(box, boxes_at(view, recipe, cut))
+        paired_iou(np.nan_to_num(box), np.nan_to_num(boxes_at(view, recipe, cut)))
         for view in views
         for box, cut in zip(own, cuts, strict=True)
     ]

@@ -25,7 +25,6 @@ from gapcam.agreement import (
     pooled_otsu,
     threshold_for_share,
 )
-from gapcam.images import name_of
 from gapcam.labels import ClassName
 from gapcam.localizer import BATCH_SIZE, Localizer
 from gapcam.maps import top_classes
@@ -35,7 +34,6 @@ from gapcam.types import (
     ArgumentError,
     Failure,
     FloatArray,
-    GapcamError,
     IntArray,
     Picture,
     PictureSource,
@@ -212,7 +210,7 @@ class _Looker:
         }
 
     def look(self, batch: Sequence[PictureSource]) -> None:
-        read = [self._read(source) for source in batch]
+        read = [self._localizer.read_or_fail(source) for source in batch]
         self.failures += [item for item in read if isinstance(item, Failure)]
         good = [item for item in read if isinstance(item, Picture)]
         if not good:
@@ -223,12 +221,6 @@ class _Looker:
         self.classes += classes[:, 0].tolist()
         for name, views in self._views.items():
             self.heat[name].append(list(look_at(views, readable, classes)))
-
-    def _read(self, source: PictureSource) -> Picture | Failure:
-        try:
-            return self._localizer.read(source)
-        except GapcamError as error:
-            return Failure(name_of(source), error)
 
     def _best_classes(self, pictures: Sequence[Picture]) -> IntArray:
         """The likeliest class of each picture, `[n, 1]`: of those asked for, or of all."""

@@ -18,7 +18,7 @@ from gapcam.images import load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
 from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
 from gapcam.proof import Proof
-from gapcam.refine import affinity, fuse
+from gapcam.refine import fuse, refine
 from gapcam.resample import resample
 from gapcam.samples import sample_pictures
 from gapcam.types import (
@@ -180,7 +180,7 @@ class Localizer:
         self, sources: Sequence[PictureSource], wanted: IntArray | int
     ) -> list[Localization | Failure]:
         """Read and localize a batch, in order; what cannot be read is a `Failure` in its place."""
-        read = [self._read_or_fail(source) for source in sources]
+        read = [self.read_or_fail(source) for source in sources]
         good = [
             (item, source)
             for item, source in zip(read, sources, strict=True)
@@ -189,7 +189,8 @@ class Localizer:
         found = iter(self.localize([p for p, _ in good], [s for _, s in good], wanted))
         return [item if isinstance(item, Failure) else next(found) for item in read]
 
-    def _read_or_fail(self, source: PictureSource) -> Picture | Failure:
+    def read_or_fail(self, source: PictureSource) -> Picture | Failure:
+        """`read`, with a `Failure` for what cannot be read."""
         try:
             return self.read(source)
         except GapcamError as error:
@@ -295,11 +296,11 @@ class Localizer:
         else:
             classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
         maps = class_maps(outputs.features, self._head.weights, classes)
-        evidence = self._refine(maps, outputs.fine_features)
+        evidence = refine(maps, outputs.fine_features, self.recipe)
         if self.recipe.evidence_size_hw is not None:
             features = self.engine.run(self._evidence_pixels(pictures)).features
             finer_maps = class_maps(features, self._head.weights, classes)
-            evidence = fuse(evidence, self._refine(finer_maps, outputs.fine_features))
+            evidence = fuse(evidence, refine(finer_maps, outputs.fine_features, self.recipe))
         return Seen(classes, outputs.logits, maps, evidence, to_heat(evidence, maps, self.recipe))
 
     def _evidence_pixels(self, pictures: Sequence[Picture]) -> ByteArray:
@@ -310,11 +311,6 @@ class Localizer:
                 "localizer's `read` made, got one read for a recipe of one pass"
             )
         return np.stack(finer)
-
-    def _refine(self, maps: FloatArray, fine_features: FloatArray) -> FloatArray:
-        if self.recipe.refine == "affinity":
-            return affinity(maps, fine_features, self.recipe.centring)
-        return maps
 
     def _detections(
         self,

@@ -7,9 +7,19 @@ import numpy as np
 from gapcam.maps import normalize_max
 from gapcam.products import gram, matmul
 from gapcam.resample import resample
-from gapcam.types import FloatArray
+from gapcam.types import FloatArray, Recipe
 
 TINY = 1e-12
+
+
+def refine(maps: FloatArray, fine_features: FloatArray, recipe: Recipe) -> FloatArray:
+    """Raw maps as the recipe refines them: by `affinity`, or not at all.
+
+    Arguments and result as `affinity`'s; the maps themselves where the recipe refines none.
+    """
+    if recipe.refine == "affinity":
+        return affinity(maps, fine_features, recipe.centring)
+    return maps
 
 
 def affinity(maps: FloatArray, fine_features: FloatArray, centring: float = 1.0) -> FloatArray:

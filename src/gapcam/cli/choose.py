@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gapcam.cli.app import DONE, SOME_FAILED, ModelOption, app, reporting_errors
-from gapcam.cli.localize import PathsArgument
+from gapcam.cli.localize import PathsArgument, class_name
 from gapcam.terminal import complain, counted, printing, progress, say_ignored, tell
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def choose(
                 localizer,
                 inputs.paths,
                 recipes=candidates,
-                classes=[int(name) if name.isdecimal() else name for name in classes or ()] or None,
+                classes=[class_name(name) for name in classes] if classes else None,
                 object_share=object_share,
                 on_picture=step,
             )

@@ -120,7 +120,7 @@ def localize(
         # Many pictures: a thread each on every core; one picture: every core on it.
         threads = 1 if len(inputs.paths) > 1 else 0
         localizer = load(model, recipe=recipe, threads=threads, tell=tell)
-        names = tuple(_class_name(name) for name in classes) if classes else None
+        names = tuple(class_name(name) for name in classes) if classes else None
         if top is None and names is None and format not in (None, Format.jsonl):
             top = TOP_IN_ANNOTATIONS
         if out is None:
@@ -149,7 +149,8 @@ def _check_options(
         raise ArgumentError(f"--format {format.value} needs --out: say where to write")
 
 
-def _class_name(text: str) -> str | int:
+def class_name(text: str) -> str | int:
+    """A class as it was typed: its id where that is a number."""
     return int(text) if text.isdecimal() else text
 
 

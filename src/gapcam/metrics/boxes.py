@@ -33,7 +33,14 @@ def box_iou(boxes: npt.ArrayLike, others: npt.ArrayLike, *, inclusive: bool = Fa
         ArgumentError: An argument is not a table of four numbers a row.
     """
     a = as_boxes(boxes, inclusive=inclusive)[:, np.newaxis]
-    b = as_boxes(others, inclusive=inclusive)[np.newaxis]
+    return paired_iou(a, as_boxes(others, inclusive=inclusive)[np.newaxis])
+
+
+def paired_iou(a: Numbers, b: Numbers) -> Numbers:
+    """Intersection over union `[...]` of half-open boxes with their partners, both `[..., 4]`.
+
+    0 where both are empty; shapes broadcast.
+    """
     overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = np.clip(overlap, 0, None).prod(-1)
     union = box_areas(a) + box_areas(b) - shared
