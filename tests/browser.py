@@ -15,6 +15,7 @@ FLAGS = (
     *("--hide-scrollbars", "--remote-debugging-pipe"),
 )
 KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+KEYS |= {"ArrowUp": 38, "ArrowDown": 40}
 
 
 class Browser:
@@ -45,19 +46,23 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+    def open(
+        self, page: Path | str, width: int = 1280, height: int = 900, scheme: str = "light"
+    ) -> None:
+        """Open a file or an address and wait until it is loaded."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self._loaded = False
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self._loaded:
             self._take(self._receive())
 
     def run(self, script: str) -> object:
-        """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """The value of an expression in the page; of a promise, what it comes to."""
+        how = {"returnByValue": True, "awaitPromise": True}
+        answer = self.call("Runtime.evaluate", expression=script, **how)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -67,6 +72,12 @@ class Browser:
         while (now := self.run(script)) != value:
             assert time.monotonic() < end, f"{script}: expected {value!r}, got {now!r}"
             time.sleep(0.02)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an `<input type="file">`."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
