@@ -1,11 +1,16 @@
 # `make demo` and `make test` are all a newcomer needs; both install into .venv first.
+# `make test-zoo` and `make bench` also use .venv-zoo: other libraries' networks and the peers.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+ZOO_BIN := .venv-zoo/bin
+ZOO_INSTALLED := .venv-zoo/.installed
+WEB := docs/examples/web
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check setup format help-pages bench clean
+.PHONY: demo test check setup setup-web setup-zoo test-zoo format help-pages bench bench-peers clean
 
-demo: setup
+demo: $(INSTALLED)
 	$(BIN)/gapcam localize src/gapcam/samples/cat.jpg --out demo-output
 	@echo "Look at demo-output/overlays/cat_cam.jpg"
 
@@ -18,13 +23,36 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-setup: $(INSTALLED)
+setup: $(INSTALLED) setup-web
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gapcam needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
+
+# What the web page's test runs. Without npm that test says what it needs.
+setup-web:
+	@if [ ! -f $(WEB)/package-lock.json ]; then \
+		echo "setup: no $(WEB)/package-lock.json, so no web packages are installed"; \
+	elif ! command -v npm > /dev/null; then \
+		echo "setup: no npm, so the web packages of $(WEB) are not installed"; \
+	elif [ ! $(WEB)/node_modules/.installed -nt $(WEB)/package-lock.json ]; then \
+		npm ci --prefix $(WEB) --ignore-scripts --no-audit --no-fund && touch $(WEB)/node_modules/.installed; \
+	fi
+
+# About 7 GB: torchvision works only beside the torch build that it was made for.
+setup-zoo: $(ZOO_INSTALLED)
+
+$(ZOO_INSTALLED): pyproject.toml constraints-zoo.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the zoo needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv-zoo
+	$(ZOO_BIN)/python $(PIP_INSTALL) --constraint constraints-zoo.txt --editable '.[zoo,bench,dev]'
+	touch $(ZOO_INSTALLED)
+
+# Writes docs/architectures.md and benchmarks/results/architectures.json when all of it has run.
+test-zoo: setup-zoo
+	OMP_NUM_THREADS=1 $(ZOO_BIN)/python -m pytest tests/zoo -n 2 --show-capture=no
 
 format: setup
 	$(BIN)/ruff format src tests benchmarks
@@ -33,7 +61,7 @@ format: setup
 help-pages: setup
 	$(BIN)/python tests/help_pages.py
 
-bench: setup
+bench: setup bench-peers
 	$(BIN)/python benchmarks/localization.py
 	$(BIN)/python benchmarks/recipes.py --dropped
 	$(BIN)/python benchmarks/instances.py
@@ -43,5 +71,9 @@ bench: setup
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/evaluator_speed.py
 
+bench-peers: setup-zoo
+	$(ZOO_BIN)/python benchmarks/peers.py
+
 clean:
-	rm -rf .venv .cache demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-zoo $(WEB)/node_modules .cache demo-output
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
