@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 import gapcam
 from gapcam.boxes import find_all_regions, scale_box
-from gapcam.maps import class_maps
 from gapcam.recipes import DEFAULT
 from gapcam.types import FloatArray, Recipe
 from localization import IOUS, Example, best_iou, read_examples
@@ -69,9 +68,9 @@ class ScoredSet:
             batch = self.examples[start : start + BATCH]
             pixels = np.stack([localizer.read(e.path).pixels[:, ::step] for e in batch])
             truth = np.array([[e.class_id] for e in batch])
-            out = localizer.engine.run(np.ascontiguousarray(pixels))
-            maps = class_maps(out.features, localizer.engine.head.weights, truth)
-            yield Pass(maps[..., ::step], out.fine_features[..., ::step])
+            out = localizer.engine.run_maps(np.ascontiguousarray(pixels), truth)
+            assert out.fine_features is not None
+            yield Pass(out.maps[..., ::step], out.fine_features[..., ::step])
 
     def ious(self, heat: FloatArray, recipe: Recipe) -> Numbers:
         """Best IoU `[n]` of each picture's first box, heat `[n, h, w]`; 0 without a box."""

@@ -12,9 +12,7 @@ import torch
 
 import gapcam
 from gapcam.models import embedded
-from gapcam.models.efficientnet_lite import fold_batch_norms
-from gapcam.models.export import export_network
-from gapcam.models.graph import Network, assemble
+from gapcam.models.graph import assemble
 from gapcam.recipes import DEFAULT
 from gapcam.types import ModelCard
 
@@ -31,12 +29,12 @@ def fit_tile_model(train: Path, out: Path) -> Path:
     classes = sorted(path.name for path in train.iterdir() if path.is_dir())
     features, labels = pooled_features(train, classes)
     weights, bias = fit(features, labels, len(classes))
-    network = Network(
-        proto=export_network(fold_batch_norms(embedded.load_network())),
+    network = dataclasses.replace(
+        embedded.embedded_network(),
+        logits=None,
         weights=weights,
         bias=bias,
-        mean=embedded.PIXEL_MEAN,
-        scale=embedded.PIXEL_SCALE,
+        stored_weights=None,
     )
     card = dataclasses.replace(
         embedded.model_card(DEFAULT),

@@ -16,8 +16,9 @@ from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale
 from gapcam.engines import Engine
 from gapcam.images import load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
-from gapcam.maps import class_maps, head_gap, normalize, softmax, top_classes
+from gapcam.maps import map_gap, normalize, softmax
 from gapcam.proof import Proof
+from gapcam.recipes import check_fits
 from gapcam.refine import fuse, refine
 from gapcam.resample import resample
 from gapcam.samples import sample_pictures
@@ -47,6 +48,9 @@ DECODE_MARGIN = 2
 input, and not the decoder, decides what the network sees."""
 
 BATCH_SIZE = 16
+
+MOST_CHECKED = 64
+"""How many of the best classes `check` looks at where every class costs a pass through the head."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,22 +90,13 @@ class Localizer:
         self.engine = engine
         self.card = card
         self.recipe = recipe or card.recipe
-        self._head = engine.head
-        self._check_fit()
-
-    def _check_fit(self) -> None:
-        card, recipe = self.card, self.recipe
-        if len(card.labels) != len(self._head.weights):
+        count = len(engine.bias)
+        if len(card.labels) != count:
             raise ModelError(
-                f"{card.name}: expected a label for each of {len(self._head.weights)} logits, got "
+                f"{card.name}: expected a label for each of {count} logits, got "
                 f"{len(card.labels)}. Build the model file again."
             )
-        for size_hw in filter(None, (recipe.input_size_hw, recipe.evidence_size_hw)):
-            if any(side < 1 or side % card.size_multiple for side in size_hw):
-                raise ArgumentError(
-                    f"recipe {recipe.name!r}: input sides must be multiples of "
-                    f"{card.size_multiple} for {card.name}, got {size_hw[0]} x {size_hw[1]}"
-                )
+        check_fits(self.recipe, card)
 
     @overload  # a str is one picture, though it also is an iterable of str
     def __call__(  # type: ignore[overload-overlap]
@@ -290,18 +285,14 @@ class Localizer:
         Raises:
             ArgumentError: The recipe takes two passes and a picture was read for one.
         """
-        outputs = self.engine.run(np.stack([picture.pixels for picture in pictures]))
-        if isinstance(wanted, int):
-            classes = top_classes(outputs.logits, wanted)
-        else:
-            classes = np.broadcast_to(wanted, (len(pictures), wanted.shape[-1]))
-        maps = class_maps(outputs.features, self._head.weights, classes)
-        evidence = refine(maps, outputs.fine_features, self.recipe)
+        out = self.engine.run_maps(np.stack([picture.pixels for picture in pictures]), wanted)
+        maps, fine = out.maps, out.fine_features
+        evidence = refine(maps, fine, self.recipe)
         if self.recipe.evidence_size_hw is not None:
-            features = self.engine.run(self._evidence_pixels(pictures)).features
-            finer_maps = class_maps(features, self._head.weights, classes)
-            evidence = fuse(evidence, refine(finer_maps, outputs.fine_features, self.recipe))
-        return Seen(classes, outputs.logits, maps, evidence, to_heat(evidence, maps, self.recipe))
+            finer_maps = self.engine.run_maps(self._evidence_pixels(pictures), out.classes).maps
+            evidence = fuse(evidence, refine(finer_maps, fine, self.recipe))
+        heat = to_heat(evidence, maps, self.recipe)
+        return Seen(out.classes, out.logits, maps, evidence, heat)
 
     def _evidence_pixels(self, pictures: Sequence[Picture]) -> ByteArray:
         finer = [p.evidence_pixels for p in pictures if p.evidence_pixels is not None]
@@ -353,6 +344,8 @@ class Localizer:
     def check(self, sources: Iterable[PictureSource] | None = None) -> Proof:
         """Prove the maps on real pictures: every class of each is compared with its score.
 
+        Where the head is not linear, the 64 best classes of each.
+
         Args:
             sources: Pictures to prove it on; the photographs shipped with gapcam when None.
 
@@ -363,16 +356,24 @@ class Localizer:
         if isinstance(sources, str | Path | bytes):
             raise ArgumentError(f"check: expected a list of pictures, got one: {sources!r:.80}")
         largest, low, high, pictures = 0.0, np.inf, -np.inf, 0
+        count = len(self.card.labels)
+        checked = count if self.engine.head is not None else min(count, MOST_CHECKED)
         for source in sample_pictures() if sources is None else sources:
-            outputs = self.engine.run(self.read(source).pixels[np.newaxis])
-            gap = head_gap(outputs.features, self._head.weights, self._head.bias, outputs.logits)
+            out = self.engine.run_maps(self.read(source).pixels[np.newaxis], checked)
+            gap = map_gap(out.maps, out.classes, self.engine.bias, out.logits)
             largest, pictures = float(np.maximum(largest, gap)), pictures + 1  # keeps a NaN
-            low = np.minimum(low, outputs.logits.min())
-            high = np.maximum(high, outputs.logits.max())
+            low, high = np.minimum(low, out.logits.min()), np.maximum(high, out.logits.max())
         if not pictures:
             raise ArgumentError("check: expected at least one picture, got none")
         return Proof(
-            self.card.name, pictures, len(self.card.labels), largest, float(high) - float(low)
+            model=self.card.name,
+            pictures=pictures,
+            classes=checked,
+            largest_gap=largest,
+            logit_range=float(high) - float(low),
+            head=self.card.head,
+            features_at=self.card.features_at,
+            engine=self.engine.name,
         )
 
 

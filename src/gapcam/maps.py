@@ -41,16 +41,18 @@ def top_classes(logits: FloatArray, count: int) -> IntArray:
     return np.argsort(-logits, axis=-1, kind="stable")[:, :count]
 
 
-def head_gap(
-    features: FloatArray, weights: FloatArray, bias: FloatArray, logits: FloatArray
-) -> float:
-    """The largest |mean(map) + bias - logit| over a batch and all its classes, logit units.
+def map_gap(maps: FloatArray, classes: IntArray, bias: FloatArray, logits: FloatArray) -> float:
+    """The largest |mean(map) + bias - logit| over a batch, logit units; NaN where there is one.
 
-    The maps are those of `class_maps`, summed in float64: no shortcut. NaN where there is one.
+    Args:
+        maps: Raw class maps `[B, n, h, w]`; their means are summed in float64.
+        classes: What they are of, `[B, n]`.
+        bias: `[C]`, the score of all-zero features.
+        logits: `[B, C]`.
     """
-    every = np.broadcast_to(np.arange(len(weights)), (len(features), len(weights)))
-    means = class_maps(features, weights, every).mean((-2, -1), dtype=np.float64)
-    return float(np.abs(means + bias - logits).max())
+    means = maps.mean((-2, -1), dtype=np.float64)
+    gaps = np.abs(means + bias[classes] - np.take_along_axis(logits, classes, axis=1))
+    return float(gaps.max())
 
 
 def normalize(maps: FloatArray, recipe: Recipe) -> FloatArray:

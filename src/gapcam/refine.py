@@ -7,17 +7,22 @@ import numpy as np
 from gapcam.maps import normalize_max
 from gapcam.products import gram, matmul
 from gapcam.resample import resample
-from gapcam.types import FloatArray, Recipe
+from gapcam.types import ArgumentError, FloatArray, Recipe
 
 TINY = 1e-12
 
 
-def refine(maps: FloatArray, fine_features: FloatArray, recipe: Recipe) -> FloatArray:
+def refine(maps: FloatArray, fine_features: FloatArray | None, recipe: Recipe) -> FloatArray:
     """Raw maps as the recipe refines them: by `affinity`, or not at all.
 
     Arguments and result as `affinity`'s; the maps themselves where the recipe refines none.
+
+    Raises:
+        ArgumentError: The recipe refines and the network gave no fine features.
     """
     if recipe.refine == "affinity":
+        if fine_features is None:
+            raise ArgumentError(f"recipe {recipe.name!r} needs fine features, got none")
         return affinity(maps, fine_features, recipe.centring)
     return maps
 

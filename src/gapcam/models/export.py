@@ -1,57 +1,103 @@
-"""PyTorch network to ONNX, spatial part only. Imports PyTorch."""
+"""A traced PyTorch network to ONNX. Imports PyTorch."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.export import ExportedProgram
 
-from gapcam.models.graph import NETWORK_INPUT, OPSET
-from gapcam.types import ModelError
+from gapcam.models.graph import OPSET
+from gapcam.models.modules import float_copy
+from gapcam.models.torch_trace import trace_module
+from gapcam.types import ModelError, SizeHW
 
-
-class SpatialNetwork(Protocol):
-    """A network whose part before the pooling can be called."""
-
-    def spatial(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, 3, H, W]` to features and fine features."""
-
-
-class _Trunk(nn.Module):
-    def __init__(self, network: SpatialNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features, fine_features = self.network.spatial(x)
-        return features, fine_features
+PICTURE = "picture"
+LOGITS = "logits"
 
 
-def export_network(network: SpatialNetwork, example_side: int = 224) -> onnx.ModelProto:
-    """The part before the pooling as ONNX: `network_input` to `features`, `fine_features`.
+def export_module(
+    module: nn.Module, size_hw: SizeHW, program: ExportedProgram | None = None
+) -> onnx.ModelProto:
+    """The network as ONNX: `picture` float `[B, 3, H, W]` to `logits` `[B, C]`.
 
-    Batch, height and width stay free.
+    The batch is free; height and width are where the network allows. The module is not changed.
 
     Args:
-        network: In evaluation mode; it is not changed.
-        example_side: The picture side it is traced with, pixels.
+        module: Any classifier that `gapcam.models.modules.float_copy` takes.
+        size_hw: The picture size that it is traced with, pixels.
+        program: What `trace_module` gave for it, if that was done.
 
     Raises:
-        ModelError: The exporter gave no graph.
+        ModelError: PyTorch cannot trace the network or cannot write it as ONNX; its own words are
+            in the message.
     """
-    free = {0: "batch", 2: "height", 3: "width"}
-    program = torch.onnx.export(
-        _Trunk(network).eval(),
-        (torch.zeros(2, 3, example_side, example_side),),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[NETWORK_INPUT],
-        output_names=["features", "fine_features"],
-        dynamic_shapes={"x": free},
-        verbose=False,
-    )
+    name = type(module).__name__
     if program is None:
-        raise ModelError(f"PyTorch could not export {type(network).__name__} to ONNX.")
-    return program.model_proto
+        program, _ = trace_module(module, size_hw)
+    try:
+        return _export(program)
+    except Exception as error:  # the exporter raises almost anything
+        spelled = _with_attention_spelled_out(module)
+        if spelled is None:
+            raise _refusal(name, error) from error
+    try:
+        return _export(trace_module(spelled, size_hw)[0])
+    except Exception as error:
+        raise _refusal(name, error) from error
+
+
+def _export(program: ExportedProgram) -> onnx.ModelProto:
+    with torch.inference_mode(False), torch.no_grad(), _quiet():
+        made = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[PICTURE],
+            output_names=[LOGITS],
+            verbose=False,
+        )
+    if made is None:
+        raise ModelError("the exporter gave no graph")
+    return made.model_proto
+
+
+def _with_attention_spelled_out(module: nn.Module) -> nn.Module | None:
+    """A copy of a Transformers network that computes attention step by step; None: it is none."""
+    network, found = float_copy(module), False
+    for part in network.modules():
+        config: Any = getattr(part, "config", None)
+        if hasattr(config, "_attn_implementation"):
+            config._attn_implementation, found = "eager", True
+    return network if found else None
+
+
+def _refusal(name: str, error: BaseException) -> ModelError:
+    while error.__cause__ is not None:  # the error that began it all
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or ["no message"]
+    return ModelError(
+        f"{name}: PyTorch cannot write it as ONNX ({type(error).__name__}: {lines[0][:200]}). "
+        "Run it on the torch engine: engine='torch'."
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns and logs about things that its caller cannot change."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,184 +1,134 @@
 """Joins preprocessing, a network, its head and the maps into the model file's ONNX graph.
 
-The network comes in as `network_input [B, 3, H, W]` to `features` and `fine_features`; the nodes
-around it are the formulas of `gapcam.maps` and `gapcam.refine`, so any ONNX runtime gives scores
-and maps with no gapcam code.
+The network comes in as ONNX with the names of its features and logits; the nodes around it are the
+formulas of `gapcam.maps`, `gapcam.refine` and `gapcam.models.gradients`, so any ONNX runtime gives
+scores and maps with no gapcam code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from gapcam.models.model_file import INPUT, card_to_metadata
-from gapcam.types import FloatArray, ModelCard
+from gapcam.models.graph_nodes import Nodes
+from gapcam.models.head_maps import (
+    append_affinity,
+    append_gradient_maps,
+    append_linear_maps,
+    refines_alone,
+)
+from gapcam.models.layouts import to_channels_first
+from gapcam.models.model_file import ASKED, INPUT, TOP, card_to_metadata
+from gapcam.models.network import Network, kept_for, stride_hw
+from gapcam.types import ModelCard
 
 OPSET = 18
-IR_VERSION = 8
-"""The lowest that go with what the graph uses, for the widest choice of runtimes."""
-
-NETWORK_INPUT = "network_input"
-TINY = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A network as ONNX, with its linear head apart.
-
-    Attributes:
-        proto: `network_input` to `features` and `fine_features`.
-        weights: Head `[C, K]`.
-        bias: Head `[C]`.
-        mean: Subtracted from each of the pixels' 3 channels.
-        scale: Divides the result.
-    """
-
-    proto: onnx.ModelProto
-    weights: FloatArray
-    bias: FloatArray
-    mean: tuple[float, float, float]
-    scale: tuple[float, float, float]
-
-
-class _Nodes:
-    """Collects nodes and constants in order; each call returns the name of its output."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self._numbers = count()
-
-    def add(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        output: str | None = None,
-        **attributes: Any,
-    ) -> str:
-        name = output or f"{self._prefix}_{op.lower()}_{next(self._numbers)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def constant(self, value: np.ndarray) -> str:
-        name = f"{self._prefix}_constant_{next(self._numbers)}"
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def integers(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
+"""The lowest that goes with what the graph uses, for the widest choice of runtimes."""
 
 
 def assemble(network: Network, card: ModelCard) -> onnx.ModelProto:
     """The whole model file as a checked ONNX model."""
-    before, after = _Nodes("prepare"), _Nodes("localize")
+    before, after = Nodes("prepare"), Nodes("localize")
     _preprocess(before, network)
-    weights = _head(after, network)
-    _maps(after, weights, card)
+    strides = stride_hw(network, network.layout)
+    to_channels_first(after, network.features, network.layout, strides, "features")
+    if network.fine is not None and network.fine_layout is not None:
+        strides = stride_hw(network, network.fine_layout)
+        to_channels_first(after, network.fine, network.fine_layout, strides, "fine_features")
+    _logits(after, network)
+    if network.weights is not None:
+        append_linear_maps(after, card)
+    else:
+        append_gradient_maps(after, network, card)
+    if refines_alone(card):
+        append_affinity(after, card.recipe.centring)
+    wanted = [network.features, network.fine, network.logits]
+    proto = kept_for(network.proto, [name for name in wanted if name is not None])
     graph = helper.make_graph(
-        [*before.nodes, *_bare_nodes(network.proto), *after.nodes],
+        [*before.nodes, *_bare_nodes(proto), *after.nodes],
         name=card.name,
-        inputs=[_value(INPUT, TensorProto.UINT8, ["batch", "height", "width", 3])],
+        inputs=_inputs(network),
         outputs=_outputs(network, card),
-        initializer=[*before.constants, *_bare_constants(network.proto), *after.constants],
+        initializer=[*before.constants, *_bare_constants(proto), *after.constants],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    model.ir_version = IR_VERSION
+    model = helper.make_model(graph, opset_imports=list(proto.opset_import))
+    model.ir_version = max(8, helper.find_min_ir_version_for(list(proto.opset_import), True))
     model.producer_name, model.producer_version = "gapcam", card.version
     helper.set_model_props(model, card_to_metadata(card))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _preprocess(n: _Nodes, network: Network) -> None:
-    """uint8 `[B, H, W, 3]` to the network's scaled float `[B, 3, H, W]`."""
+def _preprocess(n: Nodes, network: Network) -> None:
+    """uint8 `[B, H, W, 3]` to what the network takes."""
+    wants = network.preprocessing
     pixels = n.add("Cast", [INPUT], to=TensorProto.FLOAT)
-    centred = n.add("Sub", [pixels, n.constant(np.array(network.mean, np.float32))])
-    scaled = n.add("Div", [centred, n.constant(np.array(network.scale, np.float32))])
-    n.add("Transpose", [scaled], NETWORK_INPUT, perm=[0, 3, 1, 2])
+    if wants.channels == "bgr":
+        pixels = n.add("Gather", [pixels, n.integers(2, 1, 0)], axis=3)
+    centred = n.add("Sub", [pixels, n.constant(np.array(wants.mean, np.float32))])
+    scaled = n.add("Div", [centred, n.constant(np.array(wants.scale, np.float32))])
+    if _is_half(network):
+        scaled = n.add("Cast", [scaled], to=TensorProto.FLOAT16)
+    if network.picture_layout == "nchw":
+        n.add("Transpose", [scaled], network.picture, perm=[0, 3, 1, 2])
+    else:
+        n.add("Identity", [scaled], network.picture)
 
 
-def _head(n: _Nodes, network: Network) -> str:
-    """S = W mean_xy f + b; returns the name of the weights."""
-    weights = n.add("Identity", [n.constant(network.weights)], "head_weights")
-    bias = n.add("Identity", [n.constant(network.bias)], "head_bias")
+def _is_half(network: Network) -> bool:
+    given = next(i for i in network.proto.graph.input if i.name == network.picture)
+    return bool(given.type.tensor_type.elem_type == TensorProto.FLOAT16)
+
+
+def _logits(n: Nodes, network: Network) -> None:
+    """The network's own logits, or S = W mean_xy f + b of a head that replaces its own."""
+    stored = network.stored_weights
+    if stored is not None:
+        n.add("Transpose" if stored.transposed else "Identity", [stored.name], "head_weights")
+    elif network.weights is not None:
+        n.add("Identity", [n.constant(network.weights)], "head_weights")
+    n.add("Identity", [n.constant(network.bias)], "head_bias")
+    if network.logits is not None:
+        n.add("Cast", [network.logits], "logits", to=TensorProto.FLOAT)
+        return
     pooled = n.add("ReduceMean", ["features", n.integers(2, 3)], keepdims=0)
-    n.add("Gemm", [pooled, weights, bias], "logits", transB=1)
-    return weights
+    n.add("Gemm", [pooled, "head_weights", "head_bias"], "logits", transB=1)
 
 
-def _maps(n: _Nodes, weights: str, card: ModelCard) -> None:
-    """Raw maps of the best classes, and the refined ones where the recipe refines."""
-    top = n.integers(min(card.recipe.top, len(card.labels)))
-    n.nodes.append(helper.make_node("TopK", ["logits", top], ["top_logits", "top_classes"]))
-    rows = n.add("Gather", [weights, "top_classes"], axis=0)
-    flat = n.add("Reshape", ["features", n.integers(0, 0, -1)])
-    products = n.add("MatMul", [rows, flat])
-    shape = _joined_shape(n, products, "features")
-    n.add("Reshape", [products, shape], "top_maps")
-    if refines_alone(card):
-        _affinity(n, card.recipe.centring)
-
-
-def refines_alone(card: ModelCard) -> bool:
-    """Whether one pass gives the recipe's refined maps, so that the file can."""
-    return card.recipe.refine == "affinity" and card.recipe.evidence_size_hw is None
-
-
-def _affinity(n: _Nodes, centring: float) -> None:
-    """`gapcam.refine.affinity` on the top maps."""
-    tiny = n.constant(np.array(TINY, np.float32))
-    g = n.add("Reshape", ["fine_features", n.integers(0, 0, -1)])
-    mean = n.add("ReduceMean", [g, n.integers(2)], keepdims=1)
-    g = n.add("Sub", [g, n.add("Mul", [mean, n.constant(np.array(centring, np.float32))])])
-    length = n.add("ReduceL2", [g, n.integers(1)], keepdims=1)
-    g = n.add("Div", [g, n.add("Max", [length, tiny])])
-    alike = n.add("Relu", [n.add("MatMul", [n.add("Transpose", [g], perm=[0, 2, 1]), g])])
-    total = n.add("ReduceSum", [alike, n.integers(2)], keepdims=1)
-    alike = n.add("Div", [alike, n.add("Max", [total, tiny])])
-    shape = _joined_shape(n, "top_maps", "fine_features")
-    seeds = n.add(
-        "Resize",
-        ["top_maps", "", "", shape],
-        mode="cubic",
-        cubic_coeff_a=-0.75,
-        coordinate_transformation_mode="half_pixel",
-    )
-    highest = n.add("ReduceMax", ["top_maps", n.integers(2, 3)], keepdims=1)
-    positive = n.add("Greater", [highest, n.constant(np.array(0, np.float32))])
-    seeds = n.add("Mul", [n.add("Relu", [seeds]), n.add("Cast", [positive], to=TensorProto.FLOAT)])
-    flat = n.add("Reshape", [seeds, n.integers(0, 0, -1)])
-    spread = n.add("MatMul", [flat, n.add("Transpose", [alike], perm=[0, 2, 1])])
-    n.add("Reshape", [spread, shape], "top_refined")
-
-
-def _joined_shape(n: _Nodes, first: str, second: str) -> str:
-    """The first two sides of one tensor and the last two of another."""
-    front = n.add("Shape", [first], start=0, end=2)
-    back = n.add("Shape", [second], start=2, end=4)
-    return n.add("Concat", [front, back], axis=0)
+def _inputs(network: Network) -> list[onnx.ValueInfoProto]:
+    batch = network.fixed_batch or "batch"
+    sides: list[int | str] = list(network.fixed_hw or ("height", "width"))
+    inputs = [_value(INPUT, TensorProto.UINT8, [batch, *sides, 3])]
+    if network.weights is None:  # these have values of their own, so they need not be given
+        inputs.append(_value(ASKED, TensorProto.INT64, ["asked_batch", "asked"]))
+        inputs.append(_value(TOP, TensorProto.INT64, [1]))
+    return inputs
 
 
 def _outputs(network: Network, card: ModelCard) -> list[onnx.ValueInfoProto]:
-    classes, channels = network.weights.shape
-    top = min(card.recipe.top, classes)
+    classes, batch = len(card.labels), network.fixed_batch or "batch"
+    channels = network.shapes[network.features][network.layout.channel_axis]
+    linear = network.weights is not None
+    top: int | str = min(card.recipe.top, classes) if linear else "top"
+    fl = TensorProto.FLOAT
     outputs = [
-        _value("logits", TensorProto.FLOAT, ["batch", classes]),
-        _value("features", TensorProto.FLOAT, ["batch", channels, "h", "w"]),
-        _value("fine_features", TensorProto.FLOAT, ["batch", "fine_channels", "h2", "w2"]),
-        _value("top_classes", TensorProto.INT64, ["batch", top]),
-        _value("top_maps", TensorProto.FLOAT, ["batch", top, "h", "w"]),
-        _value("head_weights", TensorProto.FLOAT, [classes, channels]),
-        _value("head_bias", TensorProto.FLOAT, [classes]),
+        _value("logits", fl, [batch, classes]),
+        _value("features", fl, [batch, channels, "h", "w"]),
+        _value("top_classes", TensorProto.INT64, [batch, top]),
+        _value("top_maps", fl, [batch, top, "h", "w"]),
+        _value("head_bias", fl, [classes]),
     ]
+    if network.fine is not None:
+        outputs.append(_value("fine_features", fl, [batch, "fine_channels", "h2", "w2"]))
+    if linear:
+        outputs.append(_value("head_weights", fl, [classes, channels]))
+    else:
+        outputs.append(_value("asked_maps", fl, [batch, "asked", "h", "w"]))
     if refines_alone(card):
-        outputs.append(_value("top_refined", TensorProto.FLOAT, ["batch", top, "h2", "w2"]))
+        outputs.append(_value("top_refined", fl, [batch, top, "h2", "w2"]))
     return outputs
 
 

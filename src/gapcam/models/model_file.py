@@ -9,12 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+from gapcam.models.trace import HeadKind
 from gapcam.types import ArgumentError, ModelCard, ModelError, Recipe
 
-FORMAT = 1
+FORMAT = 2
 INPUT = "images"
+ASKED = "asked_classes"
+TOP = "top"
+"""With a head that is not linear: int64 `[B or 1, n]`, the classes of `asked_maps`, and `[1]`, how
+many of the best there are maps of. Both have a value of their own and need not be given."""
+
 OUTPUTS = (
     "logits",
     "features",
@@ -22,11 +28,13 @@ OUTPUTS = (
     "top_classes",
     "top_maps",
     "top_refined",
+    "asked_maps",
     "head_weights",
     "head_bias",
 )
-"""`top_refined` is there only when the recipe refines in one pass; `head_*`, constants, are the
-linear head."""
+"""`fine_features` are there where the network has them, `top_refined` when the recipe refines in
+one pass. `head_weights`, a constant, belongs to a linear head, `asked_maps` to any other;
+`head_bias`, a constant, is the score of all-zero features."""
 
 PREFIX = "gapcam."
 
@@ -73,9 +81,10 @@ def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
             f"{origin}: model file format {fields['format']}, this gapcam reads format {FORMAT}. "
             "Build the file again with this version, or update gapcam."
         )
-    if fields["head"] != "gap-linear":
+    if fields["head"] not in get_args(HeadKind):
         raise ModelError(
-            f"{origin}: head {fields['head']!r}, this gapcam knows 'gap-linear'. Update gapcam."
+            f"{origin}: head {fields['head']!r}, this gapcam knows "
+            f"{', '.join(get_args(HeadKind))}. Update gapcam."
         )
     recipe = dict(fields["recipe"])
     unknown = sorted(set(recipe) - {field.name for field in dataclasses.fields(Recipe)})
@@ -91,9 +100,13 @@ def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
         labels=tuple(map(str, fields["labels"])),
         aliases=tuple(tuple(names) for names in fields["aliases"]),
         head=fields["head"],
-        map_stride=int(fields["map_stride"]),
+        map_stride=float(fields["map_stride"]),
         size_multiple=int(fields["size_multiple"]),
         recipe=Recipe(**recipe),
+        features_at=fields["features_at"],
+        fixed_hw=None if fields["fixed_hw"] is None else tuple(fields["fixed_hw"]),
+        fixed_batch=fields["fixed_batch"],
+        fine_features=fields["fine_features"],
         sources=dict(fields["sources"]),
         version=fields["version"],
     )

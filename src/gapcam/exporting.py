@@ -1,0 +1,174 @@
+"""`gapcam export`: any classifier to one model file, checked before it is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gapcam.engines.onnx import OnnxEngine
+from gapcam.foreign import Made, SourceOptions, make
+from gapcam.images import load_picture, resize_picture
+from gapcam.int8 import export_int8
+from gapcam.loading import proved
+from gapcam.outputs import output_errors
+from gapcam.samples import sample_pictures
+from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelError, SizeHW
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gapcam.int8 import Int8Report
+    from gapcam.loading import Tell
+    from gapcam.localizer import Localizer
+    from gapcam.proof import Proof
+
+CLOSE = 1e-3
+"""The file and its source agree when they differ by less than this share of the logits' range."""
+
+CHECKED_CLASSES = 5
+BATCHES = (1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the file's outputs lie from those of the network that it was made from.
+
+    Attributes:
+        batch: How many pictures at once.
+        size_hw: Their size, pixels.
+        logits: The largest difference, as a share of the logits' range.
+        maps: Likewise of the best classes' maps; None where the source gives no maps of its own.
+    """
+
+    batch: int
+    size_hw: SizeHW
+    logits: float
+    maps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written, and how it was checked.
+
+    Attributes:
+        path: The model file.
+        proof: How closely its maps add up to its scores, on real pictures.
+        against: What its outputs were compared with.
+        parities: One a batch and size.
+        fixed_hw: The only input size that it takes; None: any.
+        int8: What 8 bits cost and gain, where they were asked for; the lines above then speak of
+            the float file that it was made from.
+    """
+
+    path: Path
+    proof: Proof
+    against: str
+    parities: tuple[Parity, ...]
+    fixed_hw: SizeHW | None
+    int8: Int8Report | None = None
+
+    def __str__(self) -> str:
+        megabytes = self.path.stat().st_size / 1e6
+        sides = "any input size" if self.fixed_hw is None else "{} x {} only".format(*self.fixed_hw)
+        lines = [f"{self.path}: {megabytes:.1f} MB, {sides}.", str(self.proof)]
+        for p in self.parities:
+            maps = "" if p.maps is None else f", maps by {p.maps:.0e}"
+            lines.append(
+                f"Against {self.against}, batch {p.batch}, {p.size_hw[0]} x {p.size_hw[1]}: "
+                f"logits differ by {p.logits:.0e} of their range{maps}."
+            )
+        if self.int8 is not None:
+            lines.append(f"Quantized to 8 bits.\n{self.int8}")
+        return "\n".join(lines)
+
+
+def export(
+    model: str | Path | nn.Module | None,
+    out: Path,
+    *,
+    int8: Sequence[str | Path] | None = None,
+    tell: Tell | None = None,
+    **options: Any,
+) -> ExportReport:
+    """Write a classifier as one model file, and check it before it is kept.
+
+    On real pictures, in batches of 1 and 3 and at two input sizes where the network takes more
+    than one, its logits and maps are compared with those of the network that it was made from.
+
+    Args:
+        model: As `gapcam.load` takes it; a gapcam model file is already one.
+        out: The file, `.onnx`; an older one is replaced when the new one is good.
+        int8: Pictures to quantize to 8 bits with (`gapcam.int8.export_int8`); None keeps floats.
+        tell: Called with a word of progress.
+        **options: As `gapcam.load` takes them.
+
+    Raises:
+        ArgumentError: As `gapcam.load`; or `out` is no `.onnx`.
+        ModelError: The network cannot be exported, or the file's outputs differ.
+        OutputError: The file cannot be written.
+    """
+    if out.suffix != ".onnx":
+        raise ArgumentError(f"{out}: expected the name of an .onnx file to write")
+    chosen = SourceOptions(**options)
+    if chosen.method != "cam":
+        raise ArgumentError(f"export: a model file holds class maps, not {chosen.method}")
+    made = make(model, replace(chosen, engine="onnx"), tell)
+    with output_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".gapcam-") as folder:
+            part = Path(folder) / out.name
+            part.write_bytes(made.data)
+            localizer, parities = _checked(part, made)
+            report = ExportReport(
+                out, localizer.check(), made.against, parities, made.card.fixed_hw
+            )
+            if int8 is not None:
+                small = export_int8(localizer, [Path(path) for path in int8], part, tell)
+                report = replace(report, int8=small)
+            del localizer  # which holds the file open
+            part.replace(out)
+    return report
+
+
+def _checked(path: Path, made: Made) -> tuple[Localizer, tuple[Parity, ...]]:
+    engine = OnnxEngine(path)
+    localizer = proved(engine, made.card, None, made.card.name)
+    own_hw = made.card.recipe.input_size_hw
+    sizes = [own_hw] if made.card.fixed_hw else [own_hw, made.larger_hw]
+    parities = tuple(
+        _parity(engine, made, _pictures(batch, size_hw)) for size_hw in sizes for batch in BATCHES
+    )
+    worst = max(max(p.logits, p.maps or 0.0) for p in parities)
+    if not worst <= CLOSE:
+        raise ModelError(
+            f"{made.card.name}: the exported file's outputs differ from {made.against} by "
+            f"{worst:.1e} of their range, {CLOSE:.0e} is allowed; it is not kept. Use the torch "
+            "engine (engine='torch')."
+        )
+    return localizer, parities
+
+
+def _pictures(batch: int, size_hw: SizeHW) -> ByteArray:
+    paths: Sequence[Path] = sample_pictures()[:batch]
+    return np.stack([resize_picture(load_picture(path).pixels, size_hw) for path in paths])
+
+
+def _parity(engine: OnnxEngine, made: Made, pixels: ByteArray) -> Parity:
+    ours = engine.run_maps(pixels, min(CHECKED_CLASSES, len(engine.bias)))
+    logits, maps = made.reference(pixels, ours.classes)
+    return Parity(
+        batch=len(pixels),
+        size_hw=(pixels.shape[1], pixels.shape[2]),
+        logits=_difference(ours.logits, logits),
+        maps=None if maps is None else _difference(ours.maps, maps),
+    )
+
+
+def _difference(ours: FloatArray, theirs: FloatArray) -> float:
+    """The largest difference, as a share of the range."""
+    return float(np.abs(ours - theirs).max() / max(np.ptp(theirs), np.finfo(np.float32).tiny))

@@ -1,0 +1,176 @@
+"""A classifier, as ONNX or as a PyTorch module, to a network whose head is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from gapcam.models.export import export_module
+from gapcam.models.graph import assemble
+from gapcam.models.head_probe import probe_head
+from gapcam.models.heads import find_head
+from gapcam.models.modules import float_copy
+from gapcam.models.network import Network
+from gapcam.models.onnx_trace import trace_onnx
+from gapcam.models.prepare import Prepared, prepare
+from gapcam.models.trace import Layout
+from gapcam.types import FloatArray, ModelCard, ModelError, Preprocessing, SizeHW
+
+SAME = 1e-3
+"""Two runs of one network agree when they differ by less than this share of the logits' range."""
+
+Reference = Callable[[FloatArray], FloatArray]
+
+
+def network_of(
+    proto: onnx.ModelProto,
+    preprocessing: Preprocessing,
+    origin: str,
+    *,
+    layer: str | None = None,
+    reference: Reference | None = None,
+) -> Network:
+    """Find the head of a classifier.
+
+    Args:
+        proto: The classifier as ONNX; it is not changed.
+        preprocessing: What it expects of pictures.
+        origin: What to call it in messages.
+        layer: Where to take the features instead of where the head begins.
+        reference: The network as its own framework runs it, `[B, 3, H, W]` to logits: the ONNX
+            graph must agree with it.
+
+    Raises:
+        ModelError: It has no head that can be used, or does not run, or disagrees with the
+            reference.
+    """
+    ready = prepare(proto, origin)
+    size_hw = ready.fixed_hw or preprocessing.size_hw
+    if size_hw != preprocessing.size_hw:
+        raise ModelError(
+            f"{origin}: takes pictures of {size_hw[0]} x {size_hw[1]} only, asked for "
+            f"{preprocessing.size_hw[0]} x {preprocessing.size_hw[1]}. Leave the size out."
+        )
+    trace = trace_onnx(ready.proto, size_hw)
+    plan = find_head(trace, layer)
+    runs = _Runs(ready, reference, origin)
+    batch = ready.fixed_batch or (None if runs.same(3, size_hw) else 1)
+    if not runs.same(batch or 2, size_hw):
+        raise ModelError(
+            f"{origin}: as ONNX it gives other scores than before "
+            f"(more than {SAME:.1%} of their range). Run it on the torch engine: engine='torch'."
+        )
+    larger = larger_size(size_hw, plan.layout)
+    free = ready.fixed_hw is None and runs.same(batch or 2, larger)
+    network = Network(
+        proto=ready.proto,
+        picture=ready.picture,
+        picture_layout=ready.picture_layout,
+        features=plan.features,
+        layout=plan.layout,
+        fine=plan.fine,
+        fine_layout=plan.fine_layout,
+        logits=ready.logits,
+        weights=None,
+        bias=np.zeros(trace.shapes[trace.logits][1], np.float32),
+        preprocessing=preprocessing,
+        shapes=trace.shapes,
+        kind=plan.kind,
+        words="; ".join((plan.words, *ready.notes)),
+        fixed_hw=None if free else size_hw,
+        fixed_batch=batch,
+    )
+    return probe_head(network)
+
+
+def network_of_module(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    origin: str,
+    *,
+    layer: str | None = None,
+    program: ExportedProgram | None = None,
+) -> Network:
+    """Export a PyTorch classifier, which is not changed, and find its head.
+
+    Args:
+        module: The classifier.
+        preprocessing: What it expects of pictures.
+        origin: What to call it in messages.
+        layer: Where to take the features instead of where the head begins.
+        program: What `trace_module` gave for it, if that was done.
+
+    Raises:
+        ModelError: As `export_module` and `network_of`.
+    """
+    copy = float_copy(module)
+
+    def reference(pictures: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            logits: FloatArray = copy(torch.from_numpy(pictures)).numpy()
+        return logits
+
+    proto = export_module(module, preprocessing.size_hw, program)
+    return network_of(proto, preprocessing, origin, layer=layer, reference=reference)
+
+
+def model_bytes(network: Network, card: ModelCard) -> bytes:
+    """The model file's bytes.
+
+    Raises:
+        ModelError: It is too large for one ONNX file.
+    """
+    try:
+        data: bytes = assemble(network, card).SerializeToString()
+    except ValueError as error:  # protobuf's own limit
+        raise ModelError(
+            f"{card.name}: too large for one ONNX file, which holds at most 2 GiB ({error}). "
+            "Run it on the torch engine: engine='torch'."
+        ) from error
+    return data
+
+
+def larger_size(size_hw: SizeHW, layout: Layout) -> SizeHW:
+    """A larger size of another shape that a network with no fixed size takes, pixels."""
+    rows = -(-size_hw[0] // layout.grid_hw[0])
+    columns = -(-size_hw[1] // layout.grid_hw[1])
+    return size_hw[0] + 2 * rows, size_hw[1] + columns
+
+
+class _Runs:
+    """Runs the ONNX graph, and the reference if there is one, on noise."""
+
+    def __init__(self, ready: Prepared, reference: Reference | None, origin: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        data = ready.proto.SerializeToString()
+        providers = ["CPUExecutionProvider"]
+        self._ready, self._reference, self._origin = ready, reference, origin
+        self._session = onnxruntime.InferenceSession(data, options, providers=providers)
+
+    def same(self, batch: int, size_hw: SizeHW) -> bool:
+        """Whether it runs at this batch and size, and agrees with the reference there."""
+        noise = np.random.default_rng(0).normal(0, 1, (batch, 3, *size_hw)).astype(np.float32)
+        try:
+            given = noise if self._ready.picture_layout == "nchw" else noise.transpose(0, 2, 3, 1)
+            logits = self._session.run([self._ready.logits], {self._ready.picture: given})[0]
+        except Exception:  # it takes no such batch or size, in words of the runtime's own
+            return False
+        if logits.shape[0] != batch or not np.isfinite(logits).all():
+            return False
+        return self._agrees(logits, noise)
+
+    def _agrees(self, logits: FloatArray, noise: FloatArray) -> bool:
+        if self._reference is None:
+            return True
+        try:
+            expected = self._reference(noise)
+        except Exception:  # the network's own code refuses a size by any error
+            return False
+        return bool(np.abs(logits - expected).max() <= SAME * np.ptp(expected))
