@@ -309,7 +309,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {name: _seeded(make) for name, make i
 
 
 def old_onnx(net: nn.Module, opset: int = 17, size_hw: tuple[int, int] = (SIDE, SIDE)) -> bytes:
-    """The network as PyTorch's older exporter writes it, as many files about are; the batch is free.
+    """The network as PyTorch's older exporter writes it, like most files about; batch free.
 
     It takes a tenth of a second; the newer one takes seconds.
     """

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "loading": {"types", "engines", "models", "recipes", "proof", "localizer", "foreign"},
     "int8": LEAVES | STAGES | {"localizer"},
     "exporting": {"types", "engines", "images", "foreign", "loading", "outputs", "proof"}
-    | {"samples", "int8", "models", "parallel"},
+    | {"samples", "int8", "localizer"},
     "localizer": {"samples"} | LEAVES | STAGES - {"metrics", "paths"},
     "evaluate": LEAVES | STAGES | {"data", "localizer", "parallel", "report", "draw"},
     "report": {"types", "draw", "outputs"},

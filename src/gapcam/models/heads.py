@@ -158,7 +158,7 @@ def _named(trace: Trace, cuts: list[_Cut], layer: str) -> tuple[_Cut, Reading]:
         name for name, said in words.items() if _belongs(said, layer)
     }
     if not own:
-        modules = {said.split(" ", 1)[1] for said in words.values() if " " in said}
+        modules = {path for said in words.values() for path in _paths(said.partition(" ")[2])}
         close = difflib.get_close_matches(layer, sorted({*modules, *words}), 4, 0.4)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ModelError(f"layer {layer!r}: no module or tensor of the network is called so{hint}")
@@ -173,6 +173,12 @@ def _named(trace: Trace, cuts: list[_Cut], layer: str) -> tuple[_Cut, Reading]:
         "the scores passes, and of which more than one position is read; it gives none. "
         f"The last that would do: {', '.join(usable) or 'none'}"
     )
+
+
+def _paths(module: str) -> list[str]:
+    """A module and those that it is part of: `a`, `a.b` and `a.b.c` of `a.b.c`."""
+    parts = module.split(".") if module else []
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _belongs(words: str, layer: str) -> bool:
