@@ -6,6 +6,9 @@ INSTALLED := .venv/.installed
 ZOO_BIN := .venv-zoo/bin
 ZOO_INSTALLED := .venv-zoo/.installed
 WEB := docs/examples/web
+TESTED := .cache/.tested
+FILES := Makefile pyproject.toml README.md CHANGELOG.md $(shell find src tests benchmarks docs \
+	-name node_modules -prune -o -name __pycache__ -prune -o -type f -print | grep -v ' ')
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check setup setup-web setup-zoo test-zoo format help-pages bench bench-peers clean
@@ -14,14 +17,21 @@ demo: $(INSTALLED)
 	$(BIN)/gapcam localize src/gapcam/samples/cat.jpg --out demo-output
 	@echo "Look at demo-output/overlays/cat_cam.jpg"
 
+# A worker a core, each on one thread; the model is built first, or every worker would build it.
 test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term
+	GAPCAM_CACHE=.cache $(BIN)/gapcam models --check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	@touch $(TESTED)
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs/examples
+	$(BIN)/ruff check src tests benchmarks docs/examples
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory $(TESTED)
+
+# The tests, documentation and examples included, unless these very files have passed them.
+$(TESTED): $(FILES)
+	@$(MAKE) --no-print-directory test
 
 setup: $(INSTALLED) setup-web
 

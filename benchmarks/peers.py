@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import gapcam
+from gapcam.exporting import export
 from gapcam.images import load_picture, resize_picture
 from peers_contenders import (
     CLASSES,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 NETWORKS = ("efficientnet-lite0", "resnet50")
 OURS = "gapcam"
+MODEL = "model.onnx"
 BATCH, TOP = 16, 5
 WORK = ((1, 1), (1, TOP), (BATCH, 1), (BATCH, TOP))
 LIBRARIES = ("onnxruntime", "torch", "torchcam", "captum", "grad-cam", "numpy")
@@ -60,7 +61,6 @@ def prepare(name: str, folder: Path) -> Material:
     """Write what the contenders share: pictures, weights, the model file, the best classes."""
     import torch
 
-    localizer = gapcam.load(threads=THREADS)
     sized = [
         resize_picture(load_picture(path).pixels, (SIDE, SIDE)) for path in gapcam.sample_pictures()
     ]
@@ -69,21 +69,14 @@ def prepare(name: str, folder: Path) -> Material:
     if name == "resnet50":
         take_statistics(network, normalized(pixels[: len(sized)], wanted))
         labels = [f"class {i}" for i in range(RESNET_CLASSES)]
-        localizer = gapcam.load(network.eval(), labels=labels, preprocessing=wanted)
-    save_model(localizer, folder / "model.onnx")
+        export(network.eval(), folder / MODEL, labels=labels, preprocessing=wanted)
+    else:
+        export(None, folder / MODEL)
+    localizer = gapcam.load(folder / MODEL, threads=THREADS)
     torch.save(network.state_dict(), folder / "weights.pt")
     np.save(folder / PICTURES, pixels)
     np.save(folder / CLASSES, localizer.engine.run_maps(pixels, TOP).classes)
     return Material(name, folder)
-
-
-def save_model(localizer: gapcam.Localizer, path: Path) -> None:
-    """The model file that the localizer runs."""
-    from gapcam.engines.onnx import OnnxEngine
-
-    engine = localizer.engine
-    assert isinstance(engine, OnnxEngine), "ResNet-50 must run on ONNX Runtime"
-    shutil.copyfile(engine.path, path)
 
 
 def take_statistics(network: torch.nn.Module, pictures: torch.Tensor) -> None:

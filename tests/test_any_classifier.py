@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import gapcam
-from gapcam.models.trace import LINEAR_KINDS
 from gapcam.types import ArgumentError, ModelError, Preprocessing
 from head_nets import CLASSES, NETS, SIDE
 
@@ -114,7 +113,7 @@ def test_recipes_of_another_network_say_so():
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_a_network_without_a_head_is_refused_with_a_way_out(engine: str):
-    with pytest.raises(ModelError, match="gapcam train|larger|layer"):
+    with pytest.raises(ModelError, match=r"gapcam train|larger|layer"):
         loaded(NETS["no_head"](), engine=engine)
 
 

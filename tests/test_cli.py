@@ -106,7 +106,7 @@ def test_the_version_is_printed():
             ["--recipe", "x"],
             "recipe 'x' is unknown: expected one of default, fast, best, paper,",
         ),
-        (["--model", "x"], "model 'x' is unknown: expected 'efficientnet-lite0' or the path"),
+        (["--model", "x"], "model 'x' is unknown: expected 'efficientnet-lite0', the path"),
         (["--resume"], "--resume needs --out: say which run to take up"),
         (["--format", "coco"], "--format coco needs --out: say where to write"),
         (["--format", "csv"], "--format csv needs --out: say where to write"),
@@ -306,7 +306,8 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path, name: str):
 def test_models_lists_the_model_and_the_recipes():
     done = call("models")
     assert (done.code, done.err) == (0, "")
-    assert "efficientnet-lite0  1000 classes, maps exact  built: " in done.out
+    assert "efficientnet-lite0  1000 classes  built: " in done.out
+    assert "head: gap-linear, maps exact; the last ReLU6" in done.out
     assert [line.split()[0] for line in done.out.splitlines()[2:] if line[0] != " "] == [
         *gapcam.RECIPES
     ]
@@ -315,7 +316,9 @@ def test_models_lists_the_model_and_the_recipes():
 def test_models_check_proves_the_maps():
     done = start([*GAPCAM, "models", "--check"])
     assert (done.code, done.err) == (0, "")
-    proof = re.search(r"class maps are exact\. Largest .* 4 pictures x 1000 .*: (\S+), ", done.out)
+    proof = re.search(
+        r"class maps are exact\. Largest .* 4 pictures x 1000 classes: (\S+), ", done.out
+    )
     assert proof is not None
     assert 0 < float(proof[1]) < 1e-3
 

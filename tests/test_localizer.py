@@ -11,7 +11,7 @@ import gapcam
 from gapcam.engines import Engine, MapOutputs
 from gapcam.metrics.boxes import box_iou
 from gapcam.recipes import PAPER
-from gapcam.types import ArgumentError, ByteArray, Failure, ModelError, PictureError
+from gapcam.types import ArgumentError, ByteArray, Failure, IntArray, ModelError, PictureError
 
 CAT_CLASSES = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 FACE_XYXY = (60, 10, 370, 295)

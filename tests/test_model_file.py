@@ -146,7 +146,9 @@ def test_damaged_metadata_is_named(key: str, value: str | None):
 
 def test_an_unknown_head_is_refused():
     metadata = card_to_metadata(embedded.model_card(DEFAULT)) | {"gapcam.head": '"mlp"'}
-    with pytest.raises(ModelError, match=r"x\.onnx: head 'mlp', this gapcam knows gap-linear, gmp-linear"):
+    with pytest.raises(
+        ModelError, match=r"x\.onnx: head 'mlp', this gapcam knows gap-linear, gmp-linear"
+    ):
         card_from_metadata(metadata, "x.onnx")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gapcam.engines.onnx import OnnxEngine
-from gapcam.foreign import Made, SourceOptions, make
+from gapcam.foreign import Made, make
 from gapcam.images import load_picture, resize_picture
-from gapcam.int8 import export_int8
-from gapcam.loading import proved
+from gapcam.int8 import export_int8, split
+from gapcam.loading import RUN_FILE, open_model_file, proved, source_options
 from gapcam.outputs import output_errors
 from gapcam.samples import sample_pictures
-from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelError, SizeHW
+from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelCard, ModelError, SizeHW
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,8 +59,8 @@ class ExportReport:
     Attributes:
         path: The model file.
         proof: How closely its maps add up to its scores, on real pictures.
-        against: What its outputs were compared with.
-        parities: One a batch and size.
+        against: What its outputs were compared with; empty where the model file was there already.
+        parities: One a batch and size; none where the model file was there already.
         fixed_hw: The only input size that it takes; None: any.
         int8: What 8 bits cost and gain, where they were asked for; the lines above then speak of
             the float file that it was made from.
@@ -89,7 +90,7 @@ class ExportReport:
 
 def export(
     model: str | Path | nn.Module | None,
-    out: Path,
+    out: str | Path,
     *,
     int8: Sequence[str | Path] | None = None,
     tell: Tell | None = None,
@@ -101,38 +102,82 @@ def export(
     than one, its logits and maps are compared with those of the network that it was made from.
 
     Args:
-        model: As `gapcam.load` takes it; a gapcam model file is already one.
+        model: As `gapcam.load` takes it; of a gapcam model file, only the int8 variant is made.
         out: The file, `.onnx`; an older one is replaced when the new one is good.
         int8: Pictures to quantize to 8 bits with (`gapcam.int8.export_int8`); None keeps floats.
         tell: Called with a word of progress.
         **options: As `gapcam.load` takes them.
 
     Raises:
-        ArgumentError: As `gapcam.load`; or `out` is no `.onnx`.
+        ArgumentError: As `gapcam.load`; or `out` is no `.onnx`, or is the model itself; or the
+            model is a gapcam model file and there is nothing to do.
         ModelError: The network cannot be exported, or the file's outputs differ.
         OutputError: The file cannot be written.
     """
-    if out.suffix != ".onnx":
-        raise ArgumentError(f"{out}: expected the name of an .onnx file to write")
-    chosen = SourceOptions(**options)
+    chosen = source_options("export", options)
     if chosen.method != "cam":
         raise ArgumentError(f"export: a model file holds class maps, not {chosen.method}")
-    made = make(model, replace(chosen, engine="onnx"), tell)
-    with output_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".gapcam-") as folder:
-            part = Path(folder) / out.name
-            part.write_bytes(made.data)
-            localizer, parities = _checked(part, made)
-            report = ExportReport(
-                out, localizer.check(), made.against, parities, made.card.fixed_hw
-            )
-            if int8 is not None:
-                small = export_int8(localizer, [Path(path) for path in int8], part, tell)
-                report = replace(report, int8=small)
-            del localizer  # which holds the file open
+    out = _target(Path(out), model)
+    pictures = None if int8 is None else [Path(path) for path in int8]
+    if pictures is not None:
+        split(pictures)  # too few are refused before the work begins
+    opened = open_model_file(model, chosen)
+    with _folder_beside(out) as folder:
+        part = folder / out.name
+        if opened is None:
+            made = make(model, replace(chosen, engine="onnx"), tell)
+            localizer, report = _written(part, out, made)
+        else:
+            localizer, report = _as_it_is(opened, out, pictures is not None)
+        if pictures is not None:
+            small = export_int8(localizer, pictures, part, tell)
+            report = replace(report, int8=small)
+        del localizer  # which holds the file open
+        with output_errors(out):
             part.replace(out)
     return report
+
+
+def _target(out: Path, model: object) -> Path:
+    if out.suffix != ".onnx" or out.is_dir():
+        raise ArgumentError(f"{out}: expected the name of an .onnx file to write")
+    if isinstance(model, str | Path) and out.exists():
+        for source in (Path(model), Path(model) / RUN_FILE):
+            if source.exists() and out.samefile(source):
+                raise ArgumentError(f"{out}: is the model itself: choose another name")
+    return out
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A folder of its own to make the file in; nothing of it stays."""
+    with output_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=".gapcam-")
+    with folder as name:
+        yield Path(name)
+
+
+def _written(part: Path, out: Path, made: Made) -> tuple[Localizer, ExportReport]:
+    with output_errors(out):
+        part.write_bytes(made.data)
+    localizer, parities = _checked(part, made)
+    card = made.card
+    return localizer, ExportReport(out, localizer.check(), made.against, parities, card.fixed_hw)
+
+
+def _as_it_is(
+    opened: tuple[OnnxEngine, ModelCard], out: Path, wanted: bool
+) -> tuple[Localizer, ExportReport]:
+    """A gapcam model file, which was checked when it was made."""
+    engine, card = opened
+    if not wanted:
+        raise ArgumentError(
+            f"{engine.path}: is a gapcam model file already: copy it, or give pictures to make its "
+            "int8 variant"
+        )
+    localizer = proved(engine, card, None, str(engine.path))
+    return localizer, ExportReport(out, localizer.check(), "", (), card.fixed_hw)
 
 
 def _checked(path: Path, made: Made) -> tuple[Localizer, tuple[Parity, ...]]:

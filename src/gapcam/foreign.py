@@ -160,7 +160,7 @@ def make(model: str | Path | nn.Module | None, options: SourceOptions, tell: Tel
 
     Raises:
         ArgumentError: As `open_foreign`.
-        ModelError: As `open_foreign`; or it is a gapcam model file already.
+        ModelError: As `open_foreign`.
     """
     if isinstance(model, str | Path) and is_onnx(model):
         return make_from_onnx(Path(model), options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +57,7 @@ def load(
     """
     if threads < 0:
         raise ArgumentError(f"threads: expected 0 (one a core) or more, got {threads}")
-    unknown = sorted(set(options) - set(SourceOptions.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(SourceOptions.__dataclass_fields__)
-        raise ArgumentError(f"load: unknown option {unknown[0]!r}: expected one of {known}")
-    chosen = SourceOptions(**options)
+    chosen = source_options("load", options)
     if _is_embedded(model) and chosen == SourceOptions():
         return _open_embedded(threads, recipe, tell)
     engine, card = open_model(model, chosen, threads, tell)
@@ -78,12 +74,46 @@ def open_model(
         ModelError: As `load`.
     """
     path = _file_of(model)
-    if path is not None:
-        engine = OnnxEngine(path, threads)
-        if PREFIX + "format" in engine.metadata:
-            _refuse_options(path, options)
-            return engine, card_from_metadata(engine.metadata, str(path))
-    return open_foreign(embedded.NAME if model is None else model, options, threads, tell)
+    opened = None if path is None else _open_file(path, options, threads)
+    if opened is not None:
+        return opened
+    return open_foreign(path or (embedded.NAME if model is None else model), options, threads, tell)
+
+
+def open_model_file(
+    model: str | Path | nn.Module | None, options: SourceOptions, threads: int = 0
+) -> tuple[OnnxEngine, ModelCard] | None:
+    """The engine of a gapcam model file or run folder; None where another kind of model is meant.
+
+    Raises:
+        ArgumentError: As `load`.
+        ModelError: The file cannot be loaded.
+    """
+    path = _file_of(model)
+    return None if path is None else _open_file(path, options, threads)
+
+
+def source_options(caller: str, options: Mapping[str, Any]) -> SourceOptions:
+    """What a caller's keyword arguments say of a classifier.
+
+    Raises:
+        ArgumentError: An unknown option, or one that cannot be meant.
+    """
+    unknown = sorted(set(options) - set(SourceOptions.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(SourceOptions.__dataclass_fields__)
+        raise ArgumentError(f"{caller}: unknown option {unknown[0]!r}: expected one of {known}")
+    return SourceOptions(**options)
+
+
+def _open_file(
+    path: Path, options: SourceOptions, threads: int
+) -> tuple[OnnxEngine, ModelCard] | None:
+    engine = OnnxEngine(path, threads)
+    if PREFIX + "format" not in engine.metadata:
+        return None
+    _refuse_options(path, options)
+    return engine, card_from_metadata(engine.metadata, str(path))
 
 
 def _is_embedded(model: object) -> bool:
@@ -107,7 +137,8 @@ def _file_of(model: str | Path | nn.Module | None) -> Path | None:
         return path / RUN_FILE
     raise ArgumentError(
         f"model {str(model)!r} is unknown: expected {embedded.NAME!r}, the path of a model file "
-        f"(.onnx), a run folder that holds {RUN_FILE}, or {', '.join(SOURCES)}NAME"
+        f"(.onnx), a run folder that holds {RUN_FILE}, timm:NAME, torchvision:NAME or "
+        "hf:NAME_OR_FOLDER"
     )
 
 

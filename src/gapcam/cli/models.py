@@ -27,8 +27,8 @@ OfArgument = Annotated[
     typer.Argument(
         metavar="[MODEL]",
         show_default="the embedded one, and every recipe",
-        help="A model to say more about: a model file, a run folder, timm:NAME, torchvision:NAME, "
-        "hf:NAME_OR_FOLDER.",
+        help="A model to say more about: a model file, a run folder, an ONNX classifier, "
+        "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER.",
     ),
 ]
 CheckOption = Annotated[
@@ -71,6 +71,7 @@ def models(
 
 def _lines(card: ModelCard, recipes: list[Recipe], classes: bool) -> Iterator[str]:
     from gapcam.models import embedded
+    from gapcam.proof import EXACT_KINDS
 
     state = ""
     if card.name == embedded.NAME:
@@ -78,8 +79,12 @@ def _lines(card: ModelCard, recipes: list[Recipe], classes: bool) -> Iterator[st
         built = os.path.isfile(path)
         state = f"  built: {path}" if built else f"  built at first use into {path.parent}"
     yield f"{card.name}  {len(card.labels)} classes{state}"
-    yield f"head: {card.head}; {card.features_at}"
-    size = "any" if card.fixed_hw is None else "{} x {} only".format(*card.fixed_hw)
+    exact = "exact" if card.head in EXACT_KINDS else "not exact"
+    yield f"head: {card.head}, maps {exact}; {card.features_at}"
+    multiple = card.size_multiple
+    size = "any size" if multiple == 1 else f"sides that are multiples of {multiple}"
+    if card.fixed_hw is not None:
+        size = "{} x {} only".format(*card.fixed_hw)
     yield f"input: {size}, a map cell every {card.map_stride:g} pixels"
     for what, where in card.sources.items():
         yield f"{what}: {where}"

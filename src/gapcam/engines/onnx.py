@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from gapcam.engines import LinearHead, MapOutputs, Outputs, classes_for
 from gapcam.maps import class_maps
 from gapcam.types import ByteArray, FloatArray, IntArray, ModelError
 
-SMALLEST_SIDE = 32
+USUAL_SIDE = 224
 FATAL_ONLY = 4
 
 
@@ -71,7 +72,7 @@ class OnnxEngine:
     def head(self) -> LinearHead | None:
         """The linear head kept in the file; None where the head is not linear."""
         if self._head is None and "head_weights" in self._outputs:
-            weights = self._fetch(("head_weights",), self._smallest())[0]
+            weights = self._fetch(("head_weights",), self._any_picture())[0]
             self._head = LinearHead(weights, self.bias)
         return self._head
 
@@ -79,7 +80,7 @@ class OnnxEngine:
     def bias(self) -> FloatArray:
         """The score `[C]` of all-zero features, kept in the file."""
         if self._bias is None:
-            self._bias = self._fetch(("head_bias",), self._smallest())[0]
+            self._bias = self._fetch(("head_bias",), self._any_picture())[0]
         return self._bias
 
     def run(self, pixels: ByteArray) -> Outputs:
@@ -123,10 +124,13 @@ class OnnxEngine:
     def _fine(self) -> tuple[str, ...]:
         return ("fine_features",) if "fine_features" in self._outputs else ()
 
-    def _smallest(self) -> ByteArray:
-        """A picture to fetch constants with."""
-        batch, *sides = (s if isinstance(s, int) else None for s in self._sides[:3])
-        return np.zeros((batch or 1, *(s or SMALLEST_SIDE for s in sides), 3), np.uint8)
+    def _any_picture(self) -> ByteArray:
+        """A black picture to fetch constants with."""
+        batch = self._sides[0] if isinstance(self._sides[0], int) else 1
+        # At the size that the file names: networks may divide by sides that are nothing below it.
+        known = json.loads(self.metadata.get("gapcam.input_size_hw", "null"))
+        sides = known or [s if isinstance(s, int) else USUAL_SIDE for s in self._sides[1:3]]
+        return np.zeros((batch, *sides, 3), np.uint8)
 
     def _fetch(
         self, names: tuple[str, ...], pixels: ByteArray, more: Mapping[str, IntArray] | None = None
@@ -171,5 +175,5 @@ def _open_session(source: Path | bytes, origin: str, threads: int) -> onnxruntim
     except Exception as error:  # ONNX Runtime's errors share no base class of their own
         raise ModelError(
             f"{origin}: not a model that ONNX Runtime can load ({str(error).splitlines()[0]}). "
-            "Delete the file and build it again."
+            "Build or export it again."
         ) from error

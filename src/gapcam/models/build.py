@@ -18,7 +18,7 @@ from gapcam.models.heads import find_head
 from gapcam.models.modules import float_copy
 from gapcam.models.network import Network
 from gapcam.models.onnx_trace import trace_onnx
-from gapcam.models.prepare import Prepared, prepare
+from gapcam.models.prepare import PREFIX, Prepared, prefixed, prepare
 from gapcam.models.trace import Layout
 from gapcam.types import FloatArray, ModelCard, ModelError, Preprocessing, SizeHW
 
@@ -69,18 +69,18 @@ def network_of(
     larger = larger_size(size_hw, plan.layout)
     free = ready.fixed_hw is None and runs.same(batch or 2, larger)
     network = Network(
-        proto=ready.proto,
-        picture=ready.picture,
+        proto=prefixed(ready.proto),
+        picture=PREFIX + ready.picture,
         picture_layout=ready.picture_layout,
-        features=plan.features,
+        features=PREFIX + plan.features,
         layout=plan.layout,
-        fine=plan.fine,
+        fine=plan.fine and PREFIX + plan.fine,
         fine_layout=plan.fine_layout,
-        logits=ready.logits,
+        logits=PREFIX + ready.logits,
         weights=None,
         bias=np.zeros(trace.shapes[trace.logits][1], np.float32),
         preprocessing=preprocessing,
-        shapes=trace.shapes,
+        shapes={PREFIX + name: shape for name, shape in trace.shapes.items()},
         kind=plan.kind,
         words="; ".join((plan.words, *ready.notes)),
         fixed_hw=None if free else size_hw,

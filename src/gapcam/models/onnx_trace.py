@@ -59,7 +59,17 @@ def strip_probabilities(model: onnx.ModelProto) -> tuple[str, bool]:
     Raises:
         ModelError: Several outputs may hold the logits, or none can.
     """
-    name = _chosen([o.name for o in model.graph.output if _may_be_logits(o)], model)
+    fitting = [o.name for o in model.graph.output if _may_be_logits(o)]
+    bare = {name: _before_probabilities(name, model) for name in fitting}
+    if len(set(bare.values())) == 1:  # logits, and their probabilities beside them
+        (name,) = set(bare.values())
+        return name, name not in fitting
+    name = _chosen(fitting, model)
+    return bare[name], bare[name] != name
+
+
+def _before_probabilities(name: str, model: onnx.ModelProto) -> str:
+    """What a softmax or sigmoid that makes this output reads; the output itself where none does."""
     makers = {out: node for node in model.graph.node for out in node.output}
     weights = {c.name for c in model.graph.initializer}
     here = name
@@ -67,8 +77,9 @@ def strip_probabilities(model: onnx.ModelProto) -> tuple[str, bool]:
         here = makers[here].input[0]
     maker = makers.get(here)
     if maker is None or maker.op_type not in PROBABILITIES or maker.input[0] in weights:
-        return name, False
-    return maker.input[0], True
+        return name
+    read: str = maker.input[0]
+    return read
 
 
 def _may_be_logits(output: onnx.ValueInfoProto) -> bool:
@@ -103,11 +114,21 @@ def _chosen(fitting: list[str], model: onnx.ModelProto) -> str:
         for name in fitting:
             if name.lower() == wanted:
                 return name
-    names = ", ".join(o.name for o in model.graph.output) or "none"
+    names = ", ".join(f"{o.name} {_said_shape(o)}" for o in model.graph.output) or "none"
+    if not fitting:
+        raise ModelError(
+            f"expected an output with logits [B, C], got {names}. A network that gives something "
+            "else than one score a class is no classifier"
+        )
     raise ModelError(
         f"expected one output with logits [B, C], got {names}. Name it 'logits', or export the "
         "network with that output alone"
     )
+
+
+def _said_shape(output: onnx.ValueInfoProto) -> str:
+    sides = (d.dim_param or str(d.dim_value or "?") for d in output.type.tensor_type.shape.dim)
+    return f"[{', '.join(sides)}]"
 
 
 def _steps(model: onnx.ModelProto, told: Probe) -> Iterator[Step]:
