@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "outputs": {"types"},
     "samples": set(),
     "parallel": set(),
-    "foreign": {"types", "engines", "models", "recipes"},
+    "on_torch": {"types", "engines", "models", "foreign"},  # foreign: a type only
+    "foreign": {"types", "engines", "models", "recipes", "on_torch"},
     "loading": {"types", "engines", "models", "recipes", "proof", "localizer", "foreign"},
     "int8": LEAVES | STAGES | {"localizer"},
     "exporting": {"types", "engines", "images", "foreign", "loading", "outputs", "proof"}

@@ -50,7 +50,7 @@ def values(module: nn.Module) -> list[torch.Tensor]:
 
 def engines(module: nn.Module):
     """Everything that is made of a module, one way after the other."""
-    program, trace = trace_module(module, (SIDE, SIDE), dynamic=False)
+    program, trace = trace_module(module, (SIDE, SIDE))
     plan = HeadPlan("gap-norm-linear", last_of("body")(trace), PLANE, (), None, None, "")
     for network in (TorchNetwork(program, plan), HookedNetwork(module, (SIDE, SIDE), "body")):
         for method in ("cam", "gradcam", "layercam"):

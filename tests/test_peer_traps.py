@@ -55,15 +55,10 @@ class Standardized(nn.Module):
         return self.net(x / x.square().mean((2, 3), keepdim=True).sqrt())
 
 
-class Spilt(nn.Module):
+class Spilt(Light):
     """Fails in its forward pass."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = NETS["gap_linear"]()
-
     def forward(self, x: Tensor) -> Tensor:
-        self.net(x)
         raise ValueError("out of coffee")
 
 
@@ -126,9 +121,6 @@ def looked_at(net: nn.Module) -> list:
     return [parts, weights, [p.tobytes() for p in map(Tensor.numpy, net.buffers())]]
 
 
-# The map is the score.
-
-
 @BOTH
 def test_convnext_norm_between_pooling_and_classifier(engine: str, loaded):
     localizer, net = loaded("gap_norm_linear", engine)
@@ -178,9 +170,6 @@ def test_target_layer_need_not_be_named(loaded):
     assert f"({CHANNELS} channels, 4 x 4); then mean, linear" in proof.features_at
 
 
-# Batches and classes.
-
-
 @BOTH
 @pytest.mark.parametrize("name", ["gap_linear", "gap_norm_linear"])
 def test_fewer_targets_than_pictures_raise(name: str, engine: str, loaded):
@@ -225,9 +214,6 @@ def test_first_picture_of_a_batch_is_not_special(name: str, engine: str, loaded)
         alone = made.run_maps(NOISE[i : i + 1], together.classes[i])
         np.testing.assert_allclose(alone.maps[0], together.maps[i], atol=1e-5)
         assert np.ptp(together.maps[i]) > 0
-
-
-# No evidence, no numbers, no silence.
 
 
 @BOTH
@@ -292,9 +278,6 @@ def test_errors_in_a_stream_come_in_their_turn(loaded, tmp_path: Path):
     assert next(stream).detections
     with pytest.raises(PictureError, match=r"no\.jpg"):
         next(stream)
-
-
-# The user's network, and what is set around the call.
 
 
 def frozen_in_training() -> nn.Module:
@@ -368,9 +351,6 @@ def resident_bytes() -> int:
     """Of this process; 0 where the system does not say."""
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[1]) * 4096 if status.exists() else 0
-
-
-# Grids and sizes.
 
 
 @BOTH

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+import gapcam
 from gapcam.engines.torch import TorchEngine
 from gapcam.models.torch_hooks import HookedNetwork
 from gapcam.types import ArgumentError, ModelError, Preprocessing
-from head_nets import CLASSES, NETS, SIDE
+from head_nets import CLASSES, NETS, SIDE, old_onnx
 from torch_plans import BY_HAND, network, slopes
 
 PREPARED = Preprocessing((SIDE, SIDE), (127.0, 120.0, 110.0), (60.0, 61.0, 62.0))
@@ -102,7 +103,7 @@ def test_a_head_that_is_not_linear_gives_no_matrix(engine):
 
 
 def test_a_summed_head_is_exact_at_another_size():
-    made = TorchEngine(network("sum_linear", dynamic=True), PREPARED, "cpu")
+    made = TorchEngine(network("sum_linear"), PREPARED, "cpu")
     pixels = np.random.default_rng(2).integers(0, 256, (2, 96, 128, 3), dtype=np.uint8)
     out = made.run_maps(pixels, 3)
     best = np.take_along_axis(out.logits, out.classes, 1)
@@ -129,8 +130,9 @@ def test_the_best_classes_come_first_and_ids_are_kept(engine, pixels: np.ndarray
     rows = np.array([[1, 5], [5, 1], [0, 0]])
     own = made.run_maps(pixels, rows)
     np.testing.assert_array_equal(own.classes, rows)
-    np.testing.assert_allclose(own.maps[0, 1], own.maps[0, 1])
-    np.testing.assert_allclose(own.maps[1, 0], made.run_maps(pixels, np.array([5])).maps[1, 0])
+    every = made.run_maps(pixels, ALL).maps
+    for picture, ids in enumerate(rows):
+        np.testing.assert_allclose(own.maps[picture], every[picture, ids], atol=1e-5)
     assert own.classes.dtype == np.int64
 
 
@@ -144,22 +146,65 @@ def test_equal_scores_go_to_the_lower_id(pixels: np.ndarray):
     assert not out.maps.any()  # an all-zero map is a map, not an error
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory):
+    """Both engines of a network: the torch one, and the ONNX one of its file."""
+    made: dict[str, tuple] = {}
+
+    def of(name: str) -> tuple:
+        if name not in made:
+            path = tmp_path_factory.mktemp("pair") / f"{name}.onnx"
+            path.write_bytes(old_onnx(NETS[name]()))
+            labels = [f"class {i}" for i in range(CLASSES)]
+            loaded = gapcam.load(path, labels=labels, preprocessing=PREPARED)
+            made[name] = (TorchEngine(network(name), PREPARED, "cpu"), loaded.engine)
+        return made[name]
+
+    return of
+
+
+HEADS = pytest.mark.parametrize("name", ["gap_linear", "gap_norm_linear"])
+
+
+@HEADS
+@pytest.mark.parametrize(
+    "wanted",
+    [1, 3, CLASSES, [6], [0, 5, 0], [[1], [2], [3]], [[1, 2], [2, 1], [6, 6]], np.uint8([4, 2])],
+    ids=str,
+)
+def test_engines_agree_on_what_is_wanted(name: str, wanted, pair, pixels: np.ndarray):
+    ours, theirs = (e.run_maps(pixels, wanted) for e in pair(name))
+    np.testing.assert_array_equal(ours.classes, theirs.classes)
+    assert ours.classes.dtype == theirs.classes.dtype == np.int64
+    np.testing.assert_allclose(ours.maps, theirs.maps, atol=1e-4)
+    if not isinstance(wanted, int):
+        ids = np.array(wanted, int)
+        np.testing.assert_array_equal(ours.classes, np.broadcast_to(ids, (3, ids.shape[-1])))
+
+
+@HEADS
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
         (np.array([[1], [2]]), "one row for each of 3 pictures, got 2"),
         (np.array([CLASSES]), f"class id {CLASSES}: this network has classes 0 to {CLASSES - 1}"),
+        ([[0], [-2], [9]], "class id -2: this network has classes 0 to 6"),
         (np.array([-1]), "class id -1"),
         (0, "expected 1 to 7, got 0"),
         (8, "expected 1 to 7, got 8"),
         (np.array([1.5]), "expected whole numbers"),
         (np.zeros((1, 1, 1), int), "expected whole numbers"),
         (np.zeros((3, 0), int), "expected whole numbers"),
+        ([], "expected whole numbers"),
     ],
+    ids=str,
 )
-def test_wrong_classes_are_refused(wanted, message: str, engine, pixels: np.ndarray):
-    with pytest.raises(ArgumentError, match=message):
-        engine("gap_linear").run_maps(pixels, wanted)
+def test_both_engines_refuse_wrong_classes(
+    name: str, wanted, message: str, pair, pixels: np.ndarray
+):
+    for engine in pair(name):
+        with pytest.raises(ArgumentError, match=message):
+            engine.run_maps(pixels, wanted)
 
 
 def test_wrong_pixels_devices_and_methods_are_refused(engine, pixels: np.ndarray):

@@ -51,8 +51,8 @@ REAL = {
 }
 
 
-def traced(module: nn.Module, size_hw=(SIDE, SIDE), dynamic: bool = False) -> Trace:
-    return trace_module(module, size_hw, dynamic)[1]
+def traced(module: nn.Module, size_hw=(SIDE, SIDE)) -> Trace:
+    return trace_module(module, size_hw)[1]
 
 
 def ends(trace: Trace, count: int) -> list[str]:
@@ -154,7 +154,7 @@ def test_a_split_knows_which_part():
 @pytest.mark.parametrize("name", REAL)
 def test_real_transformers_networks_are_traced(name: str):
     net = REAL[name]().eval()
-    program, trace = trace_module(net, (64, 64), dynamic=False)
+    program, trace = trace_module(net, (64, 64))
     assert trace.steps[-1].op == "linear"
     assert trace.shapes[trace.logits] == (2, 5)
     assert not {s.op for s in trace.steps if s.words.startswith(("gelu", "layer_norm"))} - {
@@ -175,8 +175,8 @@ def test_other_sizes_run_where_the_network_allows():
     assert trace.shapes[trace.steps[-4].outputs[0]] == (2, 24, 3, 5)
 
 
-def test_windowed_attention_is_traced_at_one_size():
-    program, _ = trace_module(REAL["swin"]().eval(), (64, 64), dynamic=True)
+def test_the_sides_of_a_program_are_those_it_is_traced_with():
+    program, _ = trace_module(REAL["swin"]().eval(), (64, 64))
     picture = next(n for n in program.graph.nodes if n.name == "x")
     assert picture.meta["val"].shape[2:] == (64, 64)
     assert all(isinstance(side, int) for side in picture.meta["val"].shape[2:])
@@ -195,7 +195,7 @@ def test_a_program_writes_to_nothing():
             return self.net(x).relu_()
 
     net = Writes()
-    program, _ = trace_module(net, (SIDE, SIDE), dynamic=False)
+    program, _ = trace_module(net, (SIDE, SIDE))
     assert net.calls.item() == 0
     targets = [str(n.target).split(".") for n in program.graph.nodes if n.op == "call_function"]
     assert not [t for t in targets if len(t) > 1 and t[1].endswith("_") and t[0] == "aten"]

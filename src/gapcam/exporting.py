@@ -117,6 +117,8 @@ def export(
     chosen = source_options("export", options)
     if chosen.method != "cam":
         raise ArgumentError(f"export: a model file holds class maps, not {chosen.method}")
+    if chosen.engine == "torch":
+        raise ArgumentError("export: a model file runs on ONNX Runtime: leave engine='torch' out")
     out = _target(Path(out), model)
     pictures = None if int8 is None else [Path(path) for path in int8]
     if pictures is not None:

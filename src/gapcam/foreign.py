@@ -8,10 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.models import embedded
+from gapcam.models.sizes import Sizes, larger_size
+from gapcam.on_torch import Head, Tracer, torch_engine
 from gapcam.recipes import DEFAULT, default_for
 from gapcam.types import (
     ArgumentError,
@@ -26,15 +26,10 @@ from gapcam.types import (
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.export import ExportedProgram
 
     from gapcam.engines import Engine
-    from gapcam.engines.torch import TorchEngine
     from gapcam.models.network import Network
     from gapcam.models.sources import SourceModel
-    from gapcam.models.torch_hooks import HookedNetwork
-    from gapcam.models.torch_network import TorchNetwork
-    from gapcam.models.trace import Layout, Trace
 
 ENGINES = ("auto", "onnx", "torch")
 METHODS = ("cam", "gradcam", "layercam")
@@ -93,17 +88,6 @@ class _Named:
     sources: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What a card says of the head, whichever engine runs it."""
-
-    kind: str
-    words: str
-    size_hw: SizeHW
-    layout: Layout
-    fine: bool
-
-
 @dataclass(frozen=True, eq=False)
 class Made:
     """A model file that was made and not yet kept.
@@ -140,7 +124,7 @@ def open_foreign(
         made = make_from_onnx(Path(model), options)
         return OnnxEngine(made.data, threads, made.card.name), made.card
     source = open_named(model, options, tell)
-    tracer = _Tracer(source)
+    tracer = Tracer(source)
     reason = why_torch(source, options)
     if reason is None:
         try:
@@ -152,7 +136,8 @@ def open_foreign(
             reason = str(error)
     if tell is not None:
         tell(f"{source.name} runs on PyTorch: {reason}")
-    return _torch_engine(source, options, tracer)
+    engine, head, sizes = torch_engine(source, options, tracer)
+    return engine, _card(source, head, sizes)
 
 
 def make(model: str | Path | nn.Module | None, options: SourceOptions, tell: Tell | None) -> Made:
@@ -165,7 +150,7 @@ def make(model: str | Path | nn.Module | None, options: SourceOptions, tell: Tel
     if isinstance(model, str | Path) and is_onnx(model):
         return make_from_onnx(Path(model), options)
     source = open_named(embedded.NAME if model is None else model, options, tell)
-    return _make_from_source(source, options, _Tracer(source))
+    return _make_from_source(source, options, Tracer(source))
 
 
 def is_onnx(model: str | Path) -> bool:
@@ -218,23 +203,7 @@ def why_torch(source: SourceModel, options: SourceOptions) -> str | None:
     return None if device == "cpu" else f"it runs on {device}"
 
 
-class _Tracer:
-    """Traces a classifier when first asked to: both engines start from the same program."""
-
-    def __init__(self, source: SourceModel) -> None:
-        self._source = source
-        self._found: tuple[ExportedProgram, Trace] | None = None
-
-    def __call__(self) -> tuple[ExportedProgram, Trace]:
-        if self._found is None:
-            from gapcam.models.torch_trace import trace_module
-
-            size_hw = self._source.preprocessing.size_hw
-            self._found = trace_module(self._source.module, size_hw)
-        return self._found
-
-
-def _make_from_source(source: SourceModel, options: SourceOptions, tracer: _Tracer) -> Made:
+def _make_from_source(source: SourceModel, options: SourceOptions, tracer: Tracer) -> Made:
     """The model file of a PyTorch classifier.
 
     Raises:
@@ -256,12 +225,12 @@ def _make_from_source(source: SourceModel, options: SourceOptions, tracer: _Trac
 
     def reference(pixels: ByteArray, classes: IntArray) -> tuple[FloatArray, FloatArray | None]:
         if not engines:
-            engines.append(_torch_engine(source, options, tracer)[0])
+            engines.append(torch_engine(source, options, tracer)[0])
         out = engines[0].run_maps(pixels, classes)
         return out.logits, out.maps
 
     check_count(source.labels, len(network.bias), source.name)
-    card = _card(source, _head_of(network), network.fixed_hw, network.fixed_batch)
+    card = _card(source, _head_of(network), _sizes_of(network), network.fixed_batch)
     return _made(network, card, "PyTorch", reference)
 
 
@@ -292,13 +261,13 @@ def make_from_onnx(path: Path, options: SourceOptions) -> Made:
     named = given_labels(options.labels, len(network.bias))
     sources = {"network": path.name, "weights": path.name, "labels": named.source}
     of = _Named(path.stem, named.names, named.aliases, sources)
-    card = _card(of, _head_of(network), network.fixed_hw, network.fixed_batch)
+    card = _card(of, _head_of(network), _sizes_of(network), network.fixed_batch)
     original = OriginalEngine(network)
     return _made(network, card, "the file itself", lambda x, _: (original.logits(x), None))
 
 
 def _card(
-    of: SourceModel | _Named, head: _Head, fixed_hw: SizeHW | None, fixed_batch: int | None = None
+    of: SourceModel | _Named, head: Head, sizes: Sizes, fixed_batch: int | None = None
 ) -> ModelCard:
     if of.name == embedded.NAME:
         return replace(embedded.model_card(DEFAULT), head=head.kind)
@@ -309,20 +278,24 @@ def _card(
         aliases=of.aliases,
         head=head.kind,
         map_stride=stride,
-        size_multiple=1,
+        size_multiple=sizes.multiple,
         recipe=default_for(head.size_hw, stride, head.fine),
         sources=dict(of.sources),
         version=metadata.version("gapcam"),
         features_at=head.words,
-        fixed_hw=fixed_hw,
+        fixed_hw=sizes.fixed_hw,
         fixed_batch=fixed_batch,
         fine_features=head.fine,
     )
 
 
-def _head_of(network: Network) -> _Head:
+def _sizes_of(network: Network) -> Sizes:
+    return Sizes(network.fixed_hw, network.size_multiple)
+
+
+def _head_of(network: Network) -> Head:
     size_hw, fine = network.preprocessing.size_hw, network.fine is not None
-    return _Head(network.kind, network.words, size_hw, network.layout, fine)
+    return Head(network.kind, network.words, size_hw, network.layout, fine)
 
 
 def _made(
@@ -331,59 +304,7 @@ def _made(
     against: str,
     reference: Callable[[ByteArray, IntArray], tuple[FloatArray, FloatArray | None]],
 ) -> Made:
-    from gapcam.models.build import larger_size, model_bytes
+    from gapcam.models.build import model_bytes
 
     larger = larger_size(network.preprocessing.size_hw, network.layout)
     return Made(model_bytes(network, card), card, against, larger, reference)
-
-
-def _torch_engine(
-    source: SourceModel, options: SourceOptions, tracer: _Tracer
-) -> tuple[TorchEngine, ModelCard]:
-    """The classifier on PyTorch, and what it says of itself.
-
-    A network whose Python code `torch.export` cannot follow runs as it is, its features the output
-    of the named module, or of the last one with a plane.
-
-    Raises:
-        ArgumentError: The device is not there.
-        ModelError: It does not run, or has no features that give maps.
-    """
-    from gapcam.engines.torch import TorchEngine
-    from gapcam.models.build import larger_size
-    from gapcam.models.label_lists import check_count
-
-    network, head = _torch_network(source, options, tracer)
-    pre = source.preprocessing
-    engine = TorchEngine(network, pre, options.device, options.method)
-    check_count(source.labels, len(engine.bias), source.name)
-    fixed_hw: SizeHW | None = None
-    height, width = larger_size(pre.size_hw, head.layout)
-    try:
-        engine.run(np.zeros((1, height, width, 3), np.uint8))
-    except ModelError:
-        fixed_hw = pre.size_hw
-    kind = head.kind if options.method == "cam" else options.method
-    return engine, _card(source, replace(head, kind=kind), fixed_hw)
-
-
-def _torch_network(
-    source: SourceModel, options: SourceOptions, tracer: _Tracer
-) -> tuple[TorchNetwork | HookedNetwork, _Head]:
-    from gapcam.models.heads import find_head
-    from gapcam.models.torch_hooks import HookedNetwork
-    from gapcam.models.torch_network import TorchNetwork
-
-    size_hw = source.preprocessing.size_hw
-    try:
-        program, trace = tracer()
-        plan = find_head(trace, options.layer)
-    except ModelError as error:
-        # Any layer will do for Grad-CAM; and code that cannot be traced can still be run.
-        if options.method == "cam" and "torch.export" not in str(error):
-            raise
-        hooked = HookedNetwork(source.module, size_hw, options.layer)
-        words = f"features: output of {hooked.layer}; the network cannot be traced"
-        return hooked, _Head("other", words, size_hw, hooked.layout, fine=False)
-    head = _Head(plan.kind, plan.words, size_hw, plan.layout, plan.fine is not None)
-    return TorchNetwork(program, plan), head

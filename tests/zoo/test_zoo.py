@@ -12,6 +12,7 @@ from zoo_models import ARCHITECTURES, CLASSES, Architecture, prepare
 
 import gapcam
 from gapcam.engines import MapOutputs
+from gapcam.localizer import MOST_CHECKED
 from gapcam.types import ByteArray, Localization, Preprocessing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -58,7 +59,8 @@ def test_architecture(architecture: Architecture, record_property):
     }
     assert proof.head == architecture.kind, proof
     assert proof.exact == architecture.exact, proof
-    assert proof.classes == CLASSES
+    linear = architecture.kind in ("gap-linear", "gmp-linear")
+    assert proof.classes == (CLASSES if linear else min(CLASSES, MOST_CHECKED))
     assert proof.logit_range > LEAST_RANGE
     assert localizer.engine.name == architecture.engine
     assert seen.maps.shape == (3, len(ASKED), *architecture.grid_hw)
@@ -109,5 +111,6 @@ def takes_another_size(localizer: gapcam.Localizer, pixels: ByteArray):
     more = 2 * round(pixels.shape[1] / rows)
     taller = np.pad(pixels[:1], ((0, 0), (0, more), (0, 0), (0, 0)), mode="edge")
     maps = localizer.engine.run_maps(taller, ASKED).maps
-    assert maps.shape[2:] == (rows + 2, columns)
+    assert maps.shape[3] == columns
+    assert rows + 2 <= maps.shape[2] <= rows + 3  # SqueezeNet's pools round up
     assert np.isfinite(maps).all()

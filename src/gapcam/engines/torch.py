@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gapcam.engines import LinearHead, MapOutputs, Outputs, classes_for
 from gapcam.types import (
@@ -117,7 +118,7 @@ class TorchEngine:
             self._network: Network = network.moved(self.device, half)
             self._mean = torch.tensor(preprocessing.mean, device=self.device).reshape(3, 1, 1)
             self._scale = torch.tensor(preprocessing.scale, device=self.device).reshape(3, 1, 1)
-            self._bias = self._network.zero_score(self._blank())[0]
+            self._bias = self._network.zero_score(self._blank(network.size_hw))[0]
 
     @property
     def head(self) -> LinearHead | None:
@@ -125,7 +126,7 @@ class TorchEngine:
         if not self._linear:
             return None
         with self._lock, _own_modes():
-            return LinearHead(_array(self._linear_rows(self._blank())), self.bias)
+            return LinearHead(_array(self._linear_rows(self._network.size_hw)), self.bias)
 
     @property
     def bias(self) -> FloatArray:
@@ -192,9 +193,8 @@ class TorchEngine:
         """Maps `[B, n, h, w]`."""
         features = self._network.planes(out.features.detach(), size_hw)
         if self._linear:
-            rows = self._linear_rows(torch.zeros(1, 3, *size_hw, device=self.device))
-            chosen = rows[torch.from_numpy(classes).to(self.device)]
-            return torch.einsum("bnk,bkhw->bnhw", chosen, features)
+            rows = self._linear_rows(size_hw)[torch.from_numpy(classes).to(self.device)]
+            return torch.einsum("bnk,bkhw->bnhw", rows, features)
         combine = {"cam": _cam, "gradcam": _gradcam, "layercam": _layercam}[self.method]
         maps = []
         for column in torch.from_numpy(classes).to(self.device).T:
@@ -204,23 +204,20 @@ class TorchEngine:
             maps.append(combine(self._network.planes(slope, size_hw), features))
         return torch.stack(maps, 1)
 
-    def _linear_rows(self, blank: Tensor) -> Tensor:
+    def _linear_rows(self, size_hw: SizeHW) -> Tensor:
         """Weights `[C, K]` of a linear head on features pooled alike everywhere."""
-        size_hw = (blank.shape[2], blank.shape[3])
         if size_hw not in self._rows:
-            out = self._run(blank, "frozen")
-            rows = [
-                self._network.planes(slope, size_hw).sum((2, 3))
-                for slope in _slopes(out.logits, out.features)
-            ]
+            out = self._run(self._blank(size_hw), "frozen")
+            slopes = _slopes(out.logits, out.features)
+            rows = [self._network.planes(slope, size_hw).sum((2, 3)) for slope in slopes]
             self._rows[size_hw] = torch.cat(rows)
         return self._rows[size_hw]
 
     def _fine(self, out: Pass, size_hw: SizeHW) -> FloatArray | None:
         return None if out.fine is None else _array(self._network.fine_planes(out.fine, size_hw))
 
-    def _blank(self) -> Tensor:
-        return torch.zeros(1, 3, *self._network.size_hw, device=self.device)
+    def _blank(self, size_hw: SizeHW) -> Tensor:
+        return torch.zeros(1, 3, *size_hw, device=self.device)
 
     def _input(self, pixels: ByteArray) -> Tensor:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
@@ -249,23 +246,21 @@ def _layercam(slope: Tensor, features: Tensor) -> Tensor:
 
 
 def _slopes(logits: Tensor, features: Tensor) -> Iterator[Tensor]:
-    """dS/df of every class, some classes at a time, `[classes, ...]`, of a batch of one."""
+    """dS/df of every class for a batch of one, some classes at a time: `[classes, ...]`."""
     count = logits.shape[1]
     for first in range(0, count, CLASSES_AT_ONCE):
-        last = min(first + CLASSES_AT_ONCE, count)
-        one_hot = torch.zeros(last - first, 1, count, device=logits.device)
-        one_hot[range(last - first), 0, range(first, last)] = 1
-        keep = last < count
+        some = torch.arange(first, min(first + CLASSES_AT_ONCE, count), device=logits.device)
+        one_hot = functional.one_hot(some, count).to(logits).unsqueeze(1)
         (slopes,) = torch.autograd.grad(
-            logits, features, one_hot, retain_graph=keep, is_grads_batched=True
+            logits, features, one_hot, retain_graph=True, is_grads_batched=True
         )
         yield slopes[:, 0]
 
 
 def _check_finite(logits: FloatArray, maps: FloatArray, classes: IntArray) -> None:
-    for picture, scores in enumerate(logits):
-        if not np.isfinite(scores).all():
-            raise ModelError(f"picture {picture} of the batch: its scores are not all finite")
+    scored = np.isfinite(logits).all(1)
+    if not scored.all():
+        raise ModelError(f"picture {scored.argmin()} of the batch: its scores are not all finite")
     broken = np.argwhere(~np.isfinite(maps).all((2, 3)))
     if len(broken):
         picture, place = broken[0]

@@ -19,7 +19,7 @@ from gapcam.models.modules import float_copy
 from gapcam.models.network import Network
 from gapcam.models.onnx_trace import trace_onnx
 from gapcam.models.prepare import PREFIX, Prepared, prefixed, prepare
-from gapcam.models.trace import Layout
+from gapcam.models.sizes import Sizes, sizes_taken
 from gapcam.types import FloatArray, ModelCard, ModelError, Preprocessing, SizeHW
 
 SAME = 1e-3
@@ -66,8 +66,11 @@ def network_of(
             f"{origin}: as ONNX it gives other scores than before "
             f"(more than {SAME:.1%} of their range). Run it on the torch engine: engine='torch'."
         )
-    larger = larger_size(size_hw, plan.layout)
-    free = ready.fixed_hw is None and runs.same(batch or 2, larger)
+    sizes = Sizes(size_hw)
+    # The weight of a position in a sum, unlike in a mean, depends on how many there are.
+    summed = any(step.op == "sum" for step in plan.head)
+    if ready.fixed_hw is None and not summed:
+        sizes = sizes_taken(lambda other: runs.same(batch or 2, other), size_hw, plan.layout)
     network = Network(
         proto=prefixed(ready.proto),
         picture=PREFIX + ready.picture,
@@ -83,7 +86,8 @@ def network_of(
         shapes={PREFIX + name: shape for name, shape in trace.shapes.items()},
         kind=plan.kind,
         words="; ".join((plan.words, *ready.notes)),
-        fixed_hw=None if free else size_hw,
+        fixed_hw=sizes.fixed_hw,
+        size_multiple=sizes.multiple,
         fixed_batch=batch,
     )
     return probe_head(network)
@@ -134,13 +138,6 @@ def model_bytes(network: Network, card: ModelCard) -> bytes:
             "Run it on the torch engine: engine='torch'."
         ) from error
     return data
-
-
-def larger_size(size_hw: SizeHW, layout: Layout) -> SizeHW:
-    """A larger size of another shape that a network with no fixed size takes, pixels."""
-    rows = -(-size_hw[0] // layout.grid_hw[0])
-    columns = -(-size_hw[1] // layout.grid_hw[1])
-    return size_hw[0] + 2 * rows, size_hw[1] + columns
 
 
 class _Runs:

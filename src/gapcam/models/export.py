@@ -27,7 +27,8 @@ def export_module(
 ) -> onnx.ModelProto:
     """The network as ONNX: `picture` float `[B, 3, H, W]` to `logits` `[B, C]`.
 
-    The batch is free; height and width are where the network allows. The module is not changed.
+    The batch, height and width are free; what the graph gives at other sizes than `size_hw` has to
+    be tried (`gapcam.models.sizes`). The module is not changed.
 
     Args:
         module: Any classifier that `gapcam.models.modules.float_copy` takes.
@@ -66,7 +67,11 @@ def _export(program: ExportedProgram) -> onnx.ModelProto:
         )
     if made is None:
         raise ModelError("the exporter gave no graph")
-    return made.model_proto
+    proto = made.model_proto
+    sides = proto.graph.input[0].type.tensor_type.shape.dim
+    sides[2].dim_param, sides[3].dim_param = "height", "width"
+    del proto.graph.value_info[:]  # shapes of the traced size
+    return proto
 
 
 def _with_attention_spelled_out(module: nn.Module) -> nn.Module | None:

@@ -50,6 +50,7 @@ class Network:
         words: Where the features are taken, for people.
         fixed_hw: The only input size it takes; None: any.
         fixed_batch: The only batch it takes; None: any.
+        size_multiple: What the sides of its input must be multiples of.
     """
 
     proto: onnx.ModelProto
@@ -68,6 +69,7 @@ class Network:
     words: str
     fixed_hw: SizeHW | None = None
     fixed_batch: int | None = None
+    size_multiple: int = 1
     stored_weights: StoredWeights | None = None
 
     @property

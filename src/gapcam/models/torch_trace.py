@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gapcam.models.aten import Meaning, Shape, Site, meaning, short_name
 from gapcam.models.modules import LogitsOnly, detached_copy, float_copy
@@ -20,24 +19,17 @@ from gapcam.models.torch_fuse import Draft, fuse
 from gapcam.models.trace import PROBE_BATCH, Step, Trace
 from gapcam.types import ModelError, SizeHW
 
-WINDOW_RANK = 6
-"""Attention in windows cuts a plane into a tensor of so many axes."""
 
-
-def trace_module(
-    module: nn.Module, size_hw: SizeHW, dynamic: bool = True
-) -> tuple[ExportedProgram, Trace]:
+def trace_module(module: nn.Module, size_hw: SizeHW) -> tuple[ExportedProgram, Trace]:
     """Export a classifier and list its steps.
 
     The program takes a float picture `[B, 3, H, W]` on the CPU and gives logits `[B, C]`; it writes
-    to no tensor of the module. B is free. Height and width are free where `dynamic` asks for it and
-    the network allows it; attention in windows (Swin) never gets them, since tracing its arithmetic
-    on free sides takes minutes.
+    to no tensor of the module. B is free; height and width are those it is traced with, since
+    tracing with free sides can take minutes (see `gapcam.models.sizes`).
 
     Args:
         module: In any mode, on any device, in any precision; it is left as it is.
         size_hw: The picture's sides, pixels.
-        dynamic: Whether other sizes are wanted.
 
     Returns:
         The program, without in-place operators, and its steps with shapes at `size_hw`.
@@ -49,8 +41,8 @@ def trace_module(
     network = module if isinstance(module, LogitsOnly) else float_copy(module)
     picture = torch.zeros(PROBE_BATCH, 3, *size_hw)
     with own_modes():
-        windowed = runs_in_windows(detached_copy(network), picture)
-        program = _export(network, picture, dynamic and not windowed)
+        _check_runs(detached_copy(network), picture)
+        program = _export(network, picture)
     return program, trace_program(program)
 
 
@@ -130,30 +122,10 @@ def no_autocast() -> Iterator[None]:
         yield
 
 
-class _Ranks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches a run for the largest number of axes."""
-
-    largest = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run the operator and look at what it gives."""
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.largest = max(self.largest, result.ndim)
-        return result
-
-
-def runs_in_windows(network: nn.Module, picture: Tensor) -> bool:
-    """Whether a network cuts planes into windows (Swin): tracing that on free sides takes minutes.
-
-    Raises:
-        ModelError: It does not run on the picture.
-    """
-    ranks = _Ranks()  # type: ignore[no-untyped-call]
+def _check_runs(network: nn.Module, picture: Tensor) -> None:
+    """A network that cannot run says so in its own words, not the tracer's."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), ranks:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             network(picture)
     except ModelError:
         raise
@@ -162,46 +134,40 @@ def runs_in_windows(network: nn.Module, picture: Tensor) -> bool:
             f"the network does not run on a picture {list(picture.shape)} "
             f"({type(error).__name__}: {_first_line(error)}). Give the size it was made for"
         ) from error
-    return ranks.largest >= WINDOW_RANK
 
 
-def _export(network: nn.Module, picture: Tensor, dynamic: bool) -> ExportedProgram:
-    """The first way to export it that works, the most general first."""
-    sides = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
-    ways: list[tuple[dict[int, Any], bool]] = [({0: Dim.AUTO}, False), ({0: Dim.AUTO}, True)]
-    if dynamic:
-        ways.insert(0, (sides, False))
+def _export(network: nn.Module, picture: Tensor) -> ExportedProgram:
+    """The first way to export it that works."""
     reasons: list[str] = []
-    for free, strict in ways:
-        program = _try_export(network, picture, free, strict, reasons)
+    for strict in (False, True):
+        program = _try_export(network, picture, strict, reasons)
         if program is not None:
             return program
     raise ModelError(
-        f"torch.export cannot trace the network ({reasons[-2]}). A network whose Python code "
+        f"torch.export cannot trace the network ({reasons[0]}). A network whose Python code "
         "decides by the values of tensors runs as it is, on the torch engine alone"
     )
 
 
 def _try_export(
-    network: nn.Module, picture: Tensor, free: dict[int, Any], strict: bool, reasons: list[str]
+    network: nn.Module, picture: Tensor, strict: bool, reasons: list[str]
 ) -> ExportedProgram | None:
     try:
-        return _export_once(network, picture, free, strict)
+        return _export_once(network, picture, strict)
     except Exception as error:  # whatever the tracer or the module's own code raises
         reasons.append(f"{type(error).__name__}: {_first_line(error)}")
         return None
 
 
-def _export_once(
-    network: nn.Module, picture: Tensor, free: dict[int, Any], strict: bool
-) -> ExportedProgram:
+def _export_once(network: nn.Module, picture: Tensor, strict: bool) -> ExportedProgram:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # the exporter's own notes, about its own code
         warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
-        program = torch.export.export(network, (picture,), dynamic_shapes=(free,), strict=strict)
+        free = ({0: Dim.AUTO},)
+        program = torch.export.export(network, (picture,), dynamic_shapes=free, strict=strict)
         # the empty table takes no operator apart, but none writes in place any more
         functional: ExportedProgram = program.run_decompositions({})
         return functional
