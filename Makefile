@@ -74,12 +74,14 @@ help-pages: setup
 bench: setup bench-peers
 	$(BIN)/python benchmarks/localization.py
 	$(BIN)/python benchmarks/recipes.py --dropped
+	$(BIN)/python benchmarks/recipes_elsewhere.py
 	$(BIN)/python benchmarks/instances.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/label_free.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/evaluator_speed.py
+	$(BIN)/python benchmarks/int8.py --tune
 
 bench-peers: setup-zoo
 	$(ZOO_BIN)/python benchmarks/peers.py

@@ -2,10 +2,10 @@
 
     python benchmarks/recipes_elsewhere.py [--data DIR]
 
-The recipes were chosen on the embedded network, whose fine features are a linear bottleneck: signed.
-Those of most networks (ResNet, VGG, DenseNet) come after a ReLU. The same network has such a tensor
-at the same stride: the ReLU6 after the expansion of its last stride-2 block. It stands in here for
-the networks whose weights cannot be had offline. Scored at each centring's best threshold on all
+The recipes were chosen on the embedded network, whose fine features are a linear bottleneck:
+signed. Those of most networks (ResNet, VGG, DenseNet) come after a ReLU. The same network has such
+a tensor at the same stride: the ReLU6 after the expansion of its last stride-2 block. It stands in
+for the networks whose weights cannot be had offline. Scored at each centring's best threshold on all
 pictures: an upper bound for each, alike for all, so it ranks the centrings and no more.
 """
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from gapcam.localizer import to_heat
 from gapcam.models import embedded
-from gapcam.models.efficientnet_lite import EfficientNetLite0
+from gapcam.models.efficientnet_lite import EfficientNetLite0, MBConv
 from gapcam.recipes import DEFAULT
 from gapcam.refine import affinity
 from gapcam.types import ByteArray, FloatArray
@@ -36,8 +36,11 @@ def after_relu(network: EfficientNetLite0, pixels: ByteArray) -> FloatArray:
     """The expanded, rectified tensor of the last stride-2 block, `[B, 672, H/16, W/16]`."""
     wants = embedded.PREPROCESSING
     with torch.inference_mode():
-        x = torch.from_numpy((pixels - np.float32(wants.mean)) / np.float32(wants.scale))
+        x = torch.from_numpy(
+            (pixels - np.array(wants.mean, np.float32)) / np.array(wants.scale, np.float32)
+        )
         block = network._blocks[network.fine_block]
+        assert isinstance(block, MBConv)
         fine = network.spatial(x.permute(0, 3, 1, 2)).fine_features
         rectified: FloatArray = functional.relu6(block._bn0(block._expand_conv(fine))).numpy()
     return rectified

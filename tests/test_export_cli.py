@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +112,10 @@ def from_net(here: Path, settings: list[str]) -> tuple[Path, Ended]:
     return out, call("export", here / "net.onnx", out, *settings)
 
 
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "localizations.jsonl").read_text().splitlines()]
 
@@ -124,13 +127,13 @@ def test_an_onnx_classifier_is_exported(from_net):
     out, ended = from_net
     assert (ended.code, ended.err) == (0, "")
     first, second, *rest = ended.out.splitlines()
-    assert first == f"{out}: 0.1 MB, 64 x 64 only."
+    assert first == f"{out}: {out.stat().st_size / 1e3:.0f} kB, 64 x 64 only."
     assert second.startswith("net: class maps are exact. ")
     assert [line.partition(":")[0] for line in rest] == [
         "Against the file itself, batch 1, 64 x 64",
         "Against the file itself, batch 3, 64 x 64",
     ]
-    assert os.listdir(out.parent) == ["net.onnx"]
+    assert left_in(out.parent) == ["net.onnx"]
     assert gapcam.load(out).card.labels == tuple(f"class {i}" for i in range(CLASSES))
 
 
@@ -140,25 +143,25 @@ def test_a_transformers_folder_is_exported(from_vit):
     assert ended.out.count("Against PyTorch, batch ") == 2
     assert "vit: class maps are first-order, NOT exact." in ended.out
     assert gapcam.load(out).card.labels == tuple(f"thing {i}" for i in range(5))
-    assert sorted(os.listdir(out.parent)) == ["vit", "vit.onnx"]
+    assert left_in(out.parent) == ["vit", "vit.onnx"]
 
 
 def test_int8_says_what_it_costs_and_gains(from_net, crops, tmp_path):
     ended = call("export", from_net[0], tmp_path / "small.onnx", "--int8", crops)
     assert ended.code == 0, ended.err
     for words in (
-        "small.onnx: 0.",
+        "small.onnx: ",
         "Quantized to 8 bits.",
         "Compared on 8 pictures, calibrated on 8 others: same best class in",
         "Boxes of the float model's best class: IoU ",
         "Speed on this machine: x ",
     ):
         assert words in ended.out
-    assert os.listdir(tmp_path) == ["small.onnx"]
+    assert left_in(tmp_path) == ["small.onnx"]
     again = call("export", tmp_path / "small.onnx", tmp_path / "more.onnx", "--int8", crops)
     assert (again.code, again.out) == (1, "")
     assert again.err.endswith("the network is quantized already. Start from the float model.\n")
-    assert os.listdir(tmp_path) == ["small.onnx"]
+    assert left_in(tmp_path) == ["small.onnx"]
 
 
 OUT = "out.onnx"
@@ -195,14 +198,14 @@ WRONG = {
     "no folder": (1, ["net.onnx", "names.txt/out.onnx", SETTINGS], "cannot be written"),
     "no model": (1, ["no.onnx", OUT, SETTINGS], "no.onnx: no such model file"),
     "unknown model": (2, ["resnet50", OUT], "model 'resnet50' is unknown: expected"),
-    "no hub folder": (1, ["hf:./nowhere", OUT], "nowhere"),
+    "no hub folder": (2, ["hf:./nowhere", OUT], "nowhere"),
     "not a model": (1, ["text.onnx", OUT, SETTINGS], "text.onnx: not a model that ONNX Runtime"),
     "few pictures": (
         2,
         ["net.onnx", OUT, SETTINGS, "--int8", str(CAT)],
         "int8: expected at least 8 pictures to calibrate on, got 1",
     ),
-    "no pictures": (1, ["net.onnx", OUT, SETTINGS, "--int8", "nothing*.png"], "nothing*.png"),
+    "no pictures": (2, ["net.onnx", OUT, SETTINGS, "--int8", "nothing*.png"], "nothing*.png"),
     "a model file": (2, ["out/net.onnx", OUT], "is a gapcam model file already"),
 }
 
@@ -214,7 +217,7 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(case, here, settings, from_n
     code, arguments, words = WRONG[case]
     given = [a for part in arguments for a in (settings if part is SETTINGS else [part])]
     assert words in refused(code, "export", *given)
-    assert sorted(os.listdir(here)) == ["names.txt", "net.onnx", "out", "text.onnx"]
+    assert left_in(here) == ["names.txt", "net.onnx", "out", "text.onnx"]
     assert from_net[1].code == 0
 
 
@@ -257,7 +260,7 @@ def test_the_exported_file_localizes_as_what_it_was_made_from(from_vit, vit, tmp
     assert [d["label"] for d in ours] == [d["label"] for d in theirs]
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one["score"], other["score"], atol=1e-6)
-        np.testing.assert_allclose(one["box_xyxy"] or (), other["box_xyxy"] or (), atol=0.5)
+        np.testing.assert_allclose(one["box"] or (), other["box"] or (), atol=0.5)
 
 
 def test_an_onnx_classifier_localizes_without_an_export(here, settings, from_net, tmp_path):

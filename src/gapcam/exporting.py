@@ -74,9 +74,10 @@ class ExportReport:
     int8: Int8Report | None = None
 
     def __str__(self) -> str:
-        megabytes = self.path.stat().st_size / 1e6
+        size = self.path.stat().st_size
+        shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
         sides = "any input size" if self.fixed_hw is None else "{} x {} only".format(*self.fixed_hw)
-        lines = [f"{self.path}: {megabytes:.1f} MB, {sides}.", str(self.proof)]
+        lines = [f"{self.path}: {shown}, {sides}.", str(self.proof)]
         for p in self.parities:
             maps = "" if p.maps is None else f", maps by {p.maps:.0e}"
             lines.append(

@@ -110,7 +110,6 @@ SMALL_VIT = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 
 SMALL_VIT_MLP = {**SMALL_VIT, "intermediate_size": 768}
 
 ARCHITECTURES = (
-    from_torchvision("resnet18", "gap-linear"),
     from_torchvision("resnet50", "gap-linear"),
     from_torchvision("regnet_y_400mf", "gap-linear"),
     from_torchvision("densenet121", "gap-linear"),
@@ -118,8 +117,6 @@ ARCHITECTURES = (
     from_torchvision("googlenet", "gap-linear", init_weights=True),
     from_torchvision("efficientnet_b0", "gap-linear"),
     from_torchvision("mobilenet_v2", "gap-linear", (160, 224), (5, 7)),
-    from_torchvision("shufflenet_v2_x0_5", "gap-linear"),
-    from_torchvision("mnasnet0_5", "gap-linear"),
     from_torchvision("squeezenet1_1", "gap-linear", grid_hw=(13, 13)),
     from_torchvision("swin_t", "gap-linear"),
     from_torchvision("convnext_tiny", "gap-norm-linear"),
@@ -137,14 +134,10 @@ ARCHITECTURES = (
     from_timm("resnetv2_50x1_bit", "gap-linear"),
     from_timm("mobilenetv1_100", "gap-linear"),
     from_timm("tf_efficientnet_lite0", "gap-linear"),
-    from_timm("dla34", "gap-linear"),
-    from_timm("repvgg_a0", "gap-linear"),
     from_timm("mixer_s16_224", "gap-linear", grid_hw=(14, 14)),
     from_timm("efficientformer_l1", "gap-linear"),
     from_timm("levit_128s", "gap-linear", grid_hw=(4, 4)),
-    from_timm("swin_tiny_patch4_window7_224", "gap-linear"),
     from_timm("mobilevit_xxs", "gap-linear", (256, 256), (8, 8)),
-    from_timm("convnext_atto", "gap-norm-linear"),
     from_timm("edgenext_xx_small", "gap-norm-linear"),
     from_timm("vit_wee_patch16_reg1_gap_256", "gap-norm-linear", (256, 256), (16, 16)),
     from_timm(
@@ -156,10 +149,8 @@ ARCHITECTURES = (
         global_pool="avg",
     ),
     from_timm("mobilenetv4_conv_small", "gap-hidden"),
-    from_timm("ghostnet_100", "gap-hidden"),
     from_timm("resnet10t", "gmp-linear", global_pool="max"),
     from_timm("resnet10t", "other", global_pool="catavgmax"),
-    from_timm("deit_tiny_patch16_224", "class-token", grid_hw=(14, 14)),
     from_timm("deit_tiny_distilled_patch16_224", "class-token", grid_hw=(14, 14)),
     from_timm("vit_small_patch14_reg4_dinov2", "class-token", grid_hw=(16, 16), img_size=224),
     from_transformers(
@@ -169,8 +160,6 @@ ARCHITECTURES = (
         depths=[2, 2, 2, 2],
         hidden_sizes=[64, 128, 256, 512],
     ),
-    from_transformers("MobileNetV2", "gap-linear"),
-    from_transformers("Bit", "gap-linear", depths=[2, 2, 2, 2]),
     from_transformers("Segformer", "gap-linear"),
     from_transformers("Swin", "gap-linear", depths=[2, 2, 2, 2]),
     from_transformers("Siglip", "gap-linear", grid_hw=(14, 14), vision_config=SMALL_VIT_MLP),
