@@ -140,3 +140,18 @@ def test_the_choice_of_engine_is_said_and_can_be_forced():
     assert any("runs on PyTorch: as asked" in words for words in heard)
     assert "Engine: torch." in str(forced.check())
     assert "Engine: onnx." in str(loaded(NETS["gap_linear"]()).check())
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
+def test_a_network_that_gives_probabilities_is_read_before_them(
+    engine: str, ending: nn.Module, noise: np.ndarray
+):
+    bare = NETS["gap_linear"]()
+    localizer = loaded(nn.Sequential(bare, ending).eval(), engine=engine)
+    assert localizer.card.head == "gap-linear"
+    assert "makes probabilities, is left out" in localizer.card.features_at
+    x = torch.from_numpy((noise - np.float32(WANTS.mean)) / np.float32(WANTS.scale))
+    with torch.no_grad():
+        plain = bare(x.permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(localizer.engine.run_maps(noise, 1).logits, plain, atol=1e-4)

@@ -114,6 +114,13 @@ def test_another_tools_file_is_compared_with_itself(foreign, pixels, tmp_path):
     np.testing.assert_array_equal(ours.maps, theirs.maps)
 
 
+def test_a_folder_may_hold_another_tools_file(foreign, tmp_path):
+    shutil.copy(foreign, tmp_path / "model.onnx")
+    report = export(tmp_path, tmp_path / "out.onnx", **OPTIONS)
+    assert report.against == "the file itself"
+    assert gapcam.load(tmp_path, **OPTIONS).card == gapcam.load(report.path).card
+
+
 # --- nothing is kept when it fails ------------------------------------------------------------
 
 

@@ -417,7 +417,21 @@ def detector():
     return graph(nodes, outputs=[value("boxes", ["b", 1, CLASSES])], more=[axes])
 
 
+def quantized():
+    """The last step, the linear layer, on 8 bits."""
+    scales = [numpy_helper.from_array(np.array(0.1, np.float32), "scale")]
+    zeros = [numpy_helper.from_array(np.array(0, np.int8), "zero")]
+    nodes = [
+        *NODES[:6],
+        helper.make_node("QuantizeLinear", ["flat", "scale", "zero"], ["rough"]),
+        helper.make_node("DequantizeLinear", ["rough", "scale", "zero"], ["flatter"]),
+        helper.make_node("Gemm", ["flatter", "www", "bias"], ["logits"], transB=1),
+    ]
+    return graph(nodes, more=[*scales, *zeros])
+
+
 REFUSED = {
+    "8 bits": (quantized(), r"the network is quantized, and gives no maps .* Give its float file"),
     "half precision": (half(), r"expected pictures as float32, got float16\. Export it with"),
     "half inside": (half_inside(), r"computes in half precision \(weight 'w'\)\. Export it in"),
     "grey": (

@@ -78,7 +78,7 @@ def pictures(*size_hw: int) -> np.ndarray:
 @pytest.mark.parametrize("front", ["onnx", "torch"])
 def test_every_kind_of_head_is_found_from_both_front_ends(name: str, front: str):
     net = NETS[name]()
-    trace = onnx_trace(net) if front == "onnx" else trace_module(net, (SIDE, SIDE), False)[1]
+    trace = onnx_trace(net) if front == "onnx" else trace_module(net, (SIDE, SIDE))[1]
     plan = find_head(trace)
     kind, channels, layout = FOUND[name]
     assert (plan.kind, plan.layout) == (kind, layout)
@@ -170,7 +170,7 @@ def test_fine_features_take_the_relu_after_a_residual_sum_with_them():
 
 
 def test_fine_features_of_the_embedded_network_are_those_it_was_measured_with():
-    trace = trace_module(load_network(), (64, 96), False)[1]
+    trace = trace_module(load_network(), (64, 96))[1]
     plan = find_head(trace)
     assert trace.shapes[plan.features] == (2, 1280, 2, 3)
     assert trace.shapes[plan.fine] == (2, 112, 4, 6)
@@ -365,7 +365,7 @@ def real(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_networks_of_transformers(name: str):
-    plan: HeadPlan = find_head(trace_module(real(name), (64, 64), False)[1])
+    plan: HeadPlan = find_head(trace_module(real(name), (64, 64))[1])
     assert (plan.kind, plan.layout.first_patch) == REAL[name][:2]
     assert plan.layout.grid_hw[0] == plan.layout.grid_hw[1] >= 2
 

@@ -191,10 +191,10 @@ BY_HAND: dict[str, ByHand] = {
 }
 
 
-def network(name: str, dynamic: bool = False) -> TorchNetwork:
+def network(name: str) -> TorchNetwork:
     """The traced network, cut where `BY_HAND` says."""
     hand = BY_HAND[name]
-    program, trace = trace_module(NETS[name](), (SIDE, SIDE), dynamic)
+    program, trace = trace_module(NETS[name](), (SIDE, SIDE))
     plan = HeadPlan(hand.kind, hand.named(trace), hand.layout, (), None, None, "")
     return TorchNetwork(program, plan)
 

@@ -15,7 +15,7 @@ from gapcam.engines.onnx import OnnxEngine
 from gapcam.foreign import Made, make
 from gapcam.images import load_picture, resize_picture
 from gapcam.int8 import export_int8, split
-from gapcam.loading import RUN_FILE, open_model_file, proved, source_options
+from gapcam.loading import RUN_FILE, file_of, open_model_file, proved, source_options
 from gapcam.outputs import output_errors
 from gapcam.samples import sample_pictures
 from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelCard, ModelError, SizeHW
@@ -128,7 +128,7 @@ def export(
     with _folder_beside(out) as folder:
         part = folder / out.name
         if opened is None:
-            made = make(model, replace(chosen, engine="onnx"), tell)
+            made = make(file_of(model) or model, replace(chosen, engine="onnx"), tell)
             localizer, report = _written(part, out, made)
         else:
             localizer, report = _as_it_is(opened, out, pictures is not None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.models import embedded
 from gapcam.models.sizes import Sizes, larger_size
-from gapcam.on_torch import Head, Tracer, torch_engine
+from gapcam.on_torch import Head, Tracer, own_device, torch_engine
 from gapcam.recipes import DEFAULT, default_for
 from gapcam.types import (
     ArgumentError,
@@ -197,9 +197,7 @@ def why_torch(source: SourceModel, options: SourceOptions) -> str | None:
         return "as asked"
     if options.engine == "onnx":
         return None
-    device = options.device or next(
-        (str(p.device) for p in source.module.parameters() if p.device.type != "cpu"), "cpu"
-    )
+    device = options.device or own_device(source)
     return None if device == "cpu" else f"it runs on {device}"
 
 

@@ -73,7 +73,7 @@ def open_model(
         ArgumentError: As `load`.
         ModelError: As `load`.
     """
-    path = _file_of(model)
+    path = file_of(model)
     opened = None if path is None else _open_file(path, options, threads)
     if opened is not None:
         return opened
@@ -89,7 +89,7 @@ def open_model_file(
         ArgumentError: As `load`.
         ModelError: The file cannot be loaded.
     """
-    path = _file_of(model)
+    path = file_of(model)
     return None if path is None else _open_file(path, options, threads)
 
 
@@ -120,7 +120,7 @@ def _is_embedded(model: object) -> bool:
     return model is None or (isinstance(model, str) and model == embedded.NAME)
 
 
-def _file_of(model: str | Path | nn.Module | None) -> Path | None:
+def file_of(model: str | Path | nn.Module | None) -> Path | None:
     """The ONNX file that is meant; None for what is made by a library or given as a module.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gapcam.models.endings import ENDING_LEFT_OUT, difference_before_ending
 from gapcam.models.label_lists import check_count
 from gapcam.models.sizes import Sizes, sizes_taken
 from gapcam.types import ModelError, SizeHW
@@ -72,17 +73,31 @@ def torch_engine(
     """
     from gapcam.engines.torch import TorchEngine
 
-    network, head = _torch_network(source, options, tracer)
+    network, head, ends = _torch_network(source, options, tracer)
     pre = source.preprocessing
-    engine = TorchEngine(network, pre, options.device, options.method)
+    engine = TorchEngine(network, pre, options.device or own_device(source), options.method)
     check_count(source.labels, len(engine.bias), source.name)
     if options.method != "cam":
         head = replace(head, kind=options.method)
-    return engine, head, sizes_taken(_same_as(source, engine), pre.size_hw, head.layout)
+    same = _same_as(source, engine, ends)
+    if not same(pre.size_hw):
+        raise ModelError(f"{source.name}: traced, it gives other scores than it does itself")
+    return engine, head, sizes_taken(same, pre.size_hw, head.layout)
 
 
-def _same_as(source: SourceModel, engine: TorchEngine) -> Callable[[SizeHW], bool]:
-    """Whether the traced program gives the network's own scores at a size."""
+def own_device(source: SourceModel) -> str:
+    """Where a classifier's weights lie; `cpu` if it has none."""
+    return next((str(weight.device) for weight in source.module.parameters()), "cpu")
+
+
+def _same_as(source: SourceModel, engine: TorchEngine, ends: bool) -> Callable[[SizeHW], bool]:
+    """Whether the traced program gives the network's own scores at a size.
+
+    Args:
+        source: The network.
+        engine: Runs its program.
+        ends: Whether the network ends in a softmax or sigmoid, which the program leaves out.
+    """
     import torch
 
     from gapcam.models.build import SAME
@@ -102,6 +117,8 @@ def _same_as(source: SourceModel, engine: TorchEngine) -> Callable[[SizeHW], boo
                 theirs = network(torch.from_numpy(picture).permute(0, 3, 1, 2)).numpy()
         except Exception:  # the network's own code refuses a size by any error
             return False
+        if ends:
+            return difference_before_ending(ours, theirs) <= tolerance
         return bool(np.abs(ours - theirs).max() <= tolerance * np.ptp(theirs))
 
     return same
@@ -109,10 +126,11 @@ def _same_as(source: SourceModel, engine: TorchEngine) -> Callable[[SizeHW], boo
 
 def _torch_network(
     source: SourceModel, options: SourceOptions, tracer: Tracer
-) -> tuple[TorchNetwork | HookedNetwork, Head]:
+) -> tuple[TorchNetwork | HookedNetwork, Head, bool]:
     from gapcam.models.heads import find_head
     from gapcam.models.torch_hooks import HookedNetwork
     from gapcam.models.torch_network import TorchNetwork
+    from gapcam.models.torch_trace import logits_of_program, output_of_program
 
     size_hw = source.preprocessing.size_hw
     try:
@@ -124,6 +142,8 @@ def _torch_network(
             raise
         hooked = HookedNetwork(source.module, size_hw, options.layer)
         words = f"features: output of {hooked.layer}; the network cannot be traced"
-        return hooked, Head("other", words, size_hw, hooked.layout, fine=False)
-    head = Head(plan.kind, plan.words, size_hw, plan.layout, plan.fine is not None)
-    return TorchNetwork(program, plan), head
+        return hooked, Head("other", words, size_hw, hooked.layout, fine=False), False
+    ends = logits_of_program(program) is not output_of_program(program)
+    words = f"{plan.words}; {ENDING_LEFT_OUT}" if ends else plan.words
+    head = Head(plan.kind, words, size_hw, plan.layout, plan.fine is not None)
+    return TorchNetwork(program, plan), head, ends

@@ -11,6 +11,7 @@ EXACT_KINDS = frozenset({"gap-linear", "gap-norm-linear", "flatten-linear"})
 """Heads whose maps add up to the scores."""
 
 _WORDS = {
+    "flatten-hidden": "first-order, NOT exact (gapcam train gives it a GAP head, whose maps are)",
     "gmp-linear": "the paper's for maximum pooling, NOT exact",
     "gradcam": "Grad-CAM's, which do not add up to scores: NOT exact",
     "layercam": "LayerCAM's, which do not add up to scores: NOT exact",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from gapcam.types import ArgumentError
+from gapcam.types import ArgumentError, ModelError
 
 if TYPE_CHECKING:
     from gapcam.types import ByteArray, FloatArray, IntArray
@@ -120,3 +120,21 @@ def classes_for(wanted: IntArray | int, logits: FloatArray) -> IntArray:
     if wrong.size:
         raise ArgumentError(f"class id {wrong[0]}: this network has classes 0 to {count - 1}")
     return np.array(np.broadcast_to(ids, (batch, ids.shape[-1])), dtype=np.int64)
+
+
+def check_finite(logits: FloatArray, maps: FloatArray, classes: IntArray) -> None:
+    """Refuse scores `[B, C]` and maps `[B, n, h, w]` of `classes [B, n]` that are no numbers.
+
+    Raises:
+        ModelError: A score or a map is infinite or NaN.
+    """
+    scored = np.isfinite(logits).all(1)
+    if not scored.all():
+        raise ModelError(f"picture {scored.argmin()} of the batch: its scores are not all finite")
+    broken = np.argwhere(~np.isfinite(maps).all((2, 3)))
+    if len(broken):
+        picture, place = broken[0]
+        raise ModelError(
+            f"picture {picture} of the batch: the map of class {classes[picture, place]} is not "
+            "finite"
+        )

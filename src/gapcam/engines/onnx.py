@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from gapcam.engines import LinearHead, MapOutputs, Outputs, classes_for
+from gapcam.engines import LinearHead, MapOutputs, Outputs, check_finite, classes_for
 from gapcam.maps import class_maps
 from gapcam.types import ByteArray, FloatArray, IntArray, ModelError
 
@@ -102,16 +102,24 @@ class OnnxEngine:
 
         Raises:
             ArgumentError: `wanted` does not fit the batch or the classes.
+            ModelError: A score or a map is no number.
         """
         head = self.head
         if head is not None:
             out = self.run(pixels)
             classes = classes_for(wanted, out.logits)
             maps = class_maps(out.features, head.weights, classes)
-            return MapOutputs(out.logits, classes, maps, out.fine_features)
+            found = MapOutputs(out.logits, classes, maps, out.fine_features)
+        else:
+            found = self._run_gradient(pixels, wanted)
+        check_finite(found.logits, found.maps, found.classes)
+        return found
+
+    def _run_gradient(self, pixels: ByteArray, wanted: IntArray | int) -> MapOutputs:
+        """The maps of a head that is not linear, which the file's own nodes give."""
         shape = np.empty((len(pixels), len(self.bias)), np.float32)
         classes = classes_for(wanted, shape)  # which also refuses what cannot be meant
-        if isinstance(wanted, int):
+        if isinstance(wanted, int | np.integer):
             names = ("logits", "top_classes", "top_maps", *self._fine)
             more = {"top": np.array([wanted], np.int64)}
             logits, classes, maps, *fine = self._fetch(names, pixels, more)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gapcam.engines import LinearHead, MapOutputs, Outputs, classes_for
+from gapcam.engines import LinearHead, MapOutputs, Outputs, check_finite, classes_for
 from gapcam.types import (
     ArgumentError,
     ByteArray,
@@ -170,7 +170,7 @@ class TorchEngine:
             logits = _array(out.logits)
             classes = classes_for(wanted, logits)
             maps = _array(self._maps(out, classes, size_hw))
-            _check_finite(logits, maps, classes)
+            check_finite(logits, maps, classes)
             return MapOutputs(logits, classes, maps, self._fine(out, size_hw))
 
     def _gradient(self) -> Gradient:
@@ -255,19 +255,6 @@ def _slopes(logits: Tensor, features: Tensor) -> Iterator[Tensor]:
             logits, features, one_hot, retain_graph=True, is_grads_batched=True
         )
         yield slopes[:, 0]
-
-
-def _check_finite(logits: FloatArray, maps: FloatArray, classes: IntArray) -> None:
-    scored = np.isfinite(logits).all(1)
-    if not scored.all():
-        raise ModelError(f"picture {scored.argmin()} of the batch: its scores are not all finite")
-    broken = np.argwhere(~np.isfinite(maps).all((2, 3)))
-    if len(broken):
-        picture, place = broken[0]
-        raise ModelError(
-            f"picture {picture} of the batch: the map of class {classes[picture, place]} is not "
-            "finite"
-        )
 
 
 def _device(name: str | None) -> torch.device:

@@ -16,6 +16,9 @@ from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelError, Prepr
 LARGEST_FILE = 2**31
 """Bytes; protobuf reads no more."""
 
+QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
+"""The operators by which a network shows that it computes in 8 bits."""
+
 
 def read_onnx(path: Path) -> onnx.ModelProto:
     """The file as ONNX, its weights beside it included.
@@ -67,7 +70,15 @@ def open_onnx(
             "'0..255', or numbers"
         )
     wants = preprocessing_from(preprocessing, size_hw or _own_size(model))
-    return network_of(model, wants, str(path), layer=layer)
+    try:
+        return network_of(model, wants, str(path), layer=layer)
+    except ModelError as error:
+        if not any(node.op_type in QUANTIZING for node in model.graph.node):
+            raise
+        raise ModelError(
+            f"{path}: the network is quantized, and gives no maps as it is ({error}). Give its "
+            "float file; int8 quantizes that so that maps stay."
+        ) from error
 
 
 def _own_size(model: onnx.ModelProto) -> SizeHW | None:

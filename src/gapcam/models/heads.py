@@ -30,7 +30,7 @@ POINTWISE = frozenset({"batch_norm", "norm", "activation", "scale", "identity"})
 ATTENTION = frozenset({"attention", "matmul", "softmax"})
 LEARNED = frozenset({"conv", "pointwise_conv", "linear", "matmul", "attention", "other"})
 WAY_OUT = (
-    "Name where to take the features (layer=..., --layer), ask for another method "
+    "Name where to take the features (layer=NAME, --set layer=NAME), ask for another method "
     "(method='gradcam'), or retrain it with a GAP head (gapcam train)"
 )
 

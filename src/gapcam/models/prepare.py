@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
+from gapcam.models.endings import ENDING_LEFT_OUT
 from gapcam.models.graph import OPSET
 from gapcam.models.network import OWN_DOMAINS, kept_for
 from gapcam.models.onnx_trace import PROBABILITIES, strip_probabilities
@@ -16,7 +17,6 @@ PREFIX = "network."
 """Begins every name of the network's own, so that none meets a name of the model file's."""
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-STRIPPED = "the file's last step, which makes probabilities, is left out: scores are its logits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def prepare(proto: onnx.ModelProto, origin: str) -> Prepared:
         logits, stripped = strip_probabilities(made)
     except ModelError as error:
         raise ModelError(f"{origin}: {error}") from error
-    kept, notes = kept_for(made, [logits]), (STRIPPED,) if stripped else ()
+    kept, notes = kept_for(made, [logits]), (ENDING_LEFT_OUT,) if stripped else ()
     return Prepared(kept, picture.name, layout, logits, size_hw, batch, notes)
 
 

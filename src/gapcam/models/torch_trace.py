@@ -19,6 +19,9 @@ from gapcam.models.torch_fuse import Draft, fuse
 from gapcam.models.trace import PROBE_BATCH, Step, Trace
 from gapcam.types import ModelError, SizeHW
 
+ENDINGS = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "sigmoid"})
+"""What turns scores into probabilities."""
+
 
 def trace_module(module: nn.Module, size_hw: SizeHW) -> tuple[ExportedProgram, Trace]:
     """Export a classifier and list its steps.
@@ -70,9 +73,16 @@ def drafts_of(program: ExportedProgram) -> list[Draft]:
 
 
 def logits_of_program(program: ExportedProgram) -> fx.Node:
-    """The node that gives the logits."""
-    name = program.graph_signature.user_outputs[0]
-    return node_named(program, str(name))
+    """The node that gives the logits: the program's output, before any softmax or sigmoid."""
+    node = output_of_program(program)
+    while short_name(node) in ENDINGS:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def output_of_program(program: ExportedProgram) -> fx.Node:
+    """The node that gives what the program gives."""
+    return node_named(program, str(program.graph_signature.user_outputs[0]))
 
 
 def node_named(program: ExportedProgram, name: str) -> fx.Node:
