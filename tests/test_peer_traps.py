@@ -232,20 +232,12 @@ def test_map_that_is_zero_or_negative_everywhere_is_not_stretched(engine: str, l
     assert dark.box_xyxy is None
 
 
-def test_nan_from_a_picture_is_an_error_on_torch(loaded):
-    localizer, _ = loaded("standardized", "torch")
+@BOTH
+def test_nan_from_a_picture_is_an_error(loaded, engine: str):
+    localizer, _ = loaded("standardized", engine)
     assert localizer.check().exact
     with pytest.raises(ModelError, match="picture 0 of the batch: its scores are not all finite"):
         localizer(BLACK)
-
-
-def test_nan_from_a_picture_is_not_hidden_on_onnx(loaded):
-    localizer, _ = loaded("standardized", "onnx")
-    assert localizer.check().exact
-    assert np.isnan(localizer.check([BLACK]).largest_gap)
-    for found in localizer(BLACK).detections:
-        assert np.isnan(found.score)
-        assert found.box_xyxy is None
 
 
 @BOTH

@@ -70,17 +70,10 @@ def _preprocess(n: Nodes, network: Network) -> None:
         pixels = n.add("Gather", [pixels, n.integers(2, 1, 0)], axis=3)
     centred = n.add("Sub", [pixels, n.constant(np.array(wants.mean, np.float32))])
     scaled = n.add("Div", [centred, n.constant(np.array(wants.scale, np.float32))])
-    if _is_half(network):
-        scaled = n.add("Cast", [scaled], to=TensorProto.FLOAT16)
     if network.picture_layout == "nchw":
         n.add("Transpose", [scaled], network.picture, perm=[0, 3, 1, 2])
     else:
         n.add("Identity", [scaled], network.picture)
-
-
-def _is_half(network: Network) -> bool:
-    given = next(i for i in network.proto.graph.input if i.name == network.picture)
-    return bool(given.type.tensor_type.elem_type == TensorProto.FLOAT16)
 
 
 def _logits(n: Nodes, network: Network) -> None:
@@ -92,7 +85,7 @@ def _logits(n: Nodes, network: Network) -> None:
         n.add("Identity", [n.constant(network.weights)], "head_weights")
     n.add("Identity", [n.constant(network.bias)], "head_bias")
     if network.logits is not None:
-        n.add("Cast", [network.logits], "logits", to=TensorProto.FLOAT)
+        n.add("Identity", [network.logits], "logits")
         return
     pooled = n.add("ReduceMean", ["features", n.integers(2, 3)], keepdims=0)
     n.add("Gemm", [pooled, "head_weights", "head_bias"], "logits", transB=1)

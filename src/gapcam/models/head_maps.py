@@ -60,7 +60,6 @@ def _gradient_map(n: Nodes, network: Network, classes: str, output: str) -> None
     products = n.add("Mul", [gradient.name, network.features])
     channels = n.integers(network.layout.channel_axis + 1)
     shares = n.add("ReduceSum", [products, channels], keepdims=0)
-    shares = n.add("Cast", [shares], to=TensorProto.FLOAT)
     grid = positions_to_grid(n, shares, network.layout, stride_hw(network, network.layout))
     sides = n.add("Shape", [grid], start=2, end=4)
     count = n.add("ReduceProd", [n.add("Cast", [sides], to=TensorProto.FLOAT)], keepdims=0)

@@ -70,14 +70,13 @@ def _session(network: Network) -> onnxruntime.InferenceSession:
         opset=network.opset,
         prefix="gradient",
     )
-    kind = next(i for i in network.proto.graph.input).type.tensor_type.elem_type
     sides: list[int | str] = [f"side{i}" for i in range(len(shapes[FED]))]
     graph = helper.make_graph(
         [*nodes, *gradient.nodes],
         "head",
         [
             *network.proto.graph.input,
-            helper.make_tensor_value_info(FED, kind, sides),
+            helper.make_tensor_value_info(FED, TensorProto.FLOAT, sides),
             helper.make_tensor_value_info(CLASSES, TensorProto.INT64, ["b", "n"]),
         ],
         [onnx.ValueInfoProto(name=network.logits), onnx.ValueInfoProto(name=gradient.name)],
@@ -102,11 +101,9 @@ def _run(
     sides = list(network.preprocessing.size_hw)
     nchw = network.picture_layout == "nchw"
     picture = np.zeros([batch, 3, *sides] if nchw else [batch, *sides, 3], np.float32)
-    half = "float16" in next(i.type for i in session.get_inputs() if i.name == FED)
-    as_given = np.float16 if half else np.float32
     given = {
-        network.picture: picture.astype(as_given),
-        FED: features.astype(as_given),
+        network.picture: picture,
+        FED: features,
         CLASSES: np.tile(np.array(classes or [0], np.int64), (batch, 1)),
     }
     wanted = [o.name for o in session.get_outputs()][: 1 if classes is None else 2]
@@ -126,7 +123,7 @@ def _weights(
     for start in range(0, count, step):
         classes = range(start, min(start + step, count))
         gradient = _run(session, network, noise, classes)[1]
-        rows.append(gradient.astype(np.float32).sum(axes)[:, 0])
+        rows.append(gradient.sum(axes)[:, 0])
     weights: FloatArray = np.concatenate(rows)
     return weights
 

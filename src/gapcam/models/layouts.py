@@ -11,7 +11,7 @@ from gapcam.types import SizeHW
 def to_channels_first(
     n: Nodes, tensor: str, layout: Layout, stride_hw: SizeHW | None, output: str
 ) -> str:
-    """`tensor` as float `[B, K, h, w]`, called `output`.
+    """`tensor` as `[B, K, h, w]`, called `output`.
 
     Args:
         n: Collects the nodes.
@@ -20,7 +20,6 @@ def to_channels_first(
         stride_hw: Input pixels between rows and columns; None: the grid is always the layout's.
         output: The result's name.
     """
-    tensor = n.add("Cast", [tensor], to=1)
     if len(layout.position_axes) == 2:
         rows, columns = layout.position_axes
         order = [0, layout.channel_axis, rows, columns]
