@@ -17,6 +17,7 @@ from gapcam.images import load_picture, resize_picture
 from gapcam.int8 import export_int8, split
 from gapcam.loading import RUN_FILE, file_of, open_model_file, proved, source_options
 from gapcam.outputs import output_errors
+from gapcam.products import span
 from gapcam.samples import sample_pictures
 from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelCard, ModelError, SizeHW
 
@@ -219,4 +220,4 @@ def _parity(engine: OnnxEngine, made: Made, pixels: ByteArray) -> Parity:
 
 def _difference(ours: FloatArray, theirs: FloatArray) -> float:
     """The largest difference, as a share of the range."""
-    return float(np.abs(ours - theirs).max() / max(np.ptp(theirs), np.finfo(np.float32).tiny))
+    return float(np.abs(ours - theirs).max()) / span(theirs)

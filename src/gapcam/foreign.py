@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from gapcam.types import (
     ArgumentError,
     ByteArray,
     FloatArray,
+    GapcamError,
     IntArray,
     ModelCard,
     ModelError,
@@ -134,9 +136,9 @@ def open_foreign(
             if options.engine == "onnx":
                 raise
             reason = str(error)
+    engine, head, sizes = torch_engine(source, options, tracer)
     if tell is not None:
         tell(f"{source.name} runs on PyTorch: {reason}")
-    engine, head, sizes = torch_engine(source, options, tracer)
     return engine, _card(source, head, sizes)
 
 
@@ -162,19 +164,10 @@ def open_named(
     model: str | Path | nn.Module, options: SourceOptions, tell: Tell | None
 ) -> SourceModel:
     """The PyTorch classifier that is meant, with its labels and preprocessing."""
-    from gapcam.models.sources import SourceModel, open_source
+    from gapcam.models.sources import open_source
 
     if isinstance(model, str) and model == embedded.NAME:
-        card = embedded.model_card(DEFAULT)
-        return SourceModel(
-            name=card.name,
-            module=embedded.load_network(),
-            labels=card.labels,
-            aliases=card.aliases,
-            preprocessing=embedded.PREPROCESSING,
-            sources=card.sources,
-            notes=(),
-        )
+        return _open_embedded(options, tell)
     found = open_source(
         str(model) if isinstance(model, Path) else model,
         checkpoint=options.checkpoint,
@@ -187,6 +180,37 @@ def open_named(
         for note in found.notes:
             tell(f"{found.name}: {note}")
     return found
+
+
+def _open_embedded(options: SourceOptions, tell: Tell | None) -> SourceModel:
+    """Our own network: as it is, or, where the user wants something else of it, as any other."""
+    from gapcam.models.sources import SourceModel, open_source
+
+    card, module = embedded.model_card(DEFAULT), embedded.load_network()
+    if options == SourceOptions(engine=options.engine, device=options.device):
+        return SourceModel(
+            name=card.name,
+            module=module,
+            labels=card.labels,
+            aliases=card.aliases,
+            preprocessing=embedded.PREPROCESSING,
+            sources=card.sources,
+            notes=(),
+            embedded=True,
+        )
+    if options.checkpoint is not None:
+        raise ArgumentError(
+            f"{card.name}: its weights come with gapcam: leave checkpoint out, or name another "
+            "network"
+        )
+    found = open_source(
+        module,
+        labels="imagenet" if options.labels is None else options.labels,
+        preprocessing=options.preprocessing or embedded.PREPROCESSING,
+        size_hw=options.size_hw,
+        tell=tell,
+    )
+    return replace(found, name=card.name, sources=card.sources)
 
 
 def why_torch(source: SourceModel, options: SourceOptions) -> str | None:
@@ -212,13 +236,15 @@ def _make_from_source(source: SourceModel, options: SourceOptions, tracer: Trace
 
     if options.device not in (None, "cpu"):
         raise ArgumentError(f"device {options.device!r}: only the torch engine runs there")
-    network = network_of_module(
-        source.module,
-        source.preprocessing,
-        source.name,
-        layer=options.layer,
-        program=tracer()[0],
-    )
+    program = tracer()[0]
+    with _as_model_errors(source.name):
+        network = network_of_module(
+            source.module,
+            source.preprocessing,
+            source.name,
+            layer=options.layer,
+            program=program,
+        )
     engines: list[Engine] = []  # made when first asked for, and kept
 
     def reference(pixels: ByteArray, classes: IntArray) -> tuple[FloatArray, FloatArray | None]:
@@ -230,6 +256,21 @@ def _make_from_source(source: SourceModel, options: SourceOptions, tracer: Trace
     check_count(source.labels, len(network.bias), source.name)
     card = _card(source, _head_of(network), _sizes_of(network), network.fixed_batch)
     return _made(network, card, "PyTorch", reference)
+
+
+@contextmanager
+def _as_model_errors(name: str) -> Iterator[None]:
+    """What graph tools raise becomes a ModelError, so that the torch engine can be tried."""
+    try:
+        yield
+    except GapcamError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        raise ModelError(
+            f"{name}: cannot be put together as one ONNX file ({type(error).__name__}: {reason}). "
+            "Run it on the torch engine (engine='torch')."
+        ) from error
 
 
 def make_from_onnx(path: Path, options: SourceOptions) -> Made:
@@ -250,7 +291,8 @@ def make_from_onnx(path: Path, options: SourceOptions) -> Made:
             f"{path}: an ONNX file runs on ONNX Runtime only, without gradients. Give the PyTorch "
             "module that it was made from"
         )
-    network = open_onnx(path, options.preprocessing, options.size_hw, options.layer)
+    with _as_model_errors(str(path)):
+        network = open_onnx(path, options.preprocessing, options.size_hw, options.layer)
     if options.labels is None:
         raise ArgumentError(
             f"{path}: an ONNX file does not name its {len(network.bias)} classes: give labels, a "
@@ -267,8 +309,8 @@ def make_from_onnx(path: Path, options: SourceOptions) -> Made:
 def _card(
     of: SourceModel | _Named, head: Head, sizes: Sizes, fixed_batch: int | None = None
 ) -> ModelCard:
-    if of.name == embedded.NAME:
-        return replace(embedded.model_card(DEFAULT), head=head.kind)
+    if not isinstance(of, _Named) and of.embedded:
+        return embedded.model_card(DEFAULT)
     stride = head.size_hw[0] / head.layout.grid_hw[0]
     return ModelCard(
         name=of.name,

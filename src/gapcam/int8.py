@@ -17,7 +17,7 @@ import numpy as np
 from gapcam.engines import Engine
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.localizer import Localizer
-from gapcam.maps import softmax
+from gapcam.maps import class_scores
 from gapcam.metrics.boxes import paired_iou
 from gapcam.types import (
     ArgumentError,
@@ -210,7 +210,9 @@ def _compare(
         before, after = full.engine.run(pixels).logits, small.engine.run(pixels).logits
         best = before.argmax(1)[:, np.newaxis]
         agreed += (after.argmax(1) == best[:, 0]).tolist()
-        change = np.take_along_axis(np.abs(softmax(after) - softmax(before)), best, axis=1)
+        change = np.take_along_axis(
+            np.abs(class_scores(after) - class_scores(before)), best, axis=1
+        )
         changes += change[:, 0].tolist()
         names = paths[start : start + BATCH]
         pairs = zip(

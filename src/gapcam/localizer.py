@@ -16,7 +16,8 @@ from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale
 from gapcam.engines import Engine
 from gapcam.images import load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
-from gapcam.maps import map_gap, normalize, softmax
+from gapcam.maps import class_scores, map_gap, normalize
+from gapcam.products import span
 from gapcam.proof import Proof
 from gapcam.recipes import check_fits
 from gapcam.refine import fuse, refine
@@ -248,7 +249,7 @@ class Localizer:
             return []
         seen = self.see(pictures, wanted)
         heat, classes = seen.heat, seen.classes
-        scores = np.take_along_axis(softmax(seen.logits), classes, axis=1)
+        scores = np.take_along_axis(class_scores(seen.logits), classes, axis=1)
         regions = find_all_regions(heat.reshape(-1, *heat.shape[2:]), self.recipe)
         count = classes.shape[1]
         return [
@@ -370,7 +371,7 @@ class Localizer:
             pictures=pictures,
             classes=checked,
             largest_gap=largest,
-            logit_range=float(high) - float(low),
+            logit_range=span(np.array([low, high])),
             head=self.card.head,
             features_at=self.card.features_at,
             engine=self.engine.name,

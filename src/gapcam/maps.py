@@ -36,6 +36,14 @@ def softmax(logits: FloatArray) -> FloatArray:
     return scores
 
 
+def class_scores(logits: FloatArray) -> FloatArray:
+    """Scores 0..1, `[B, C]`: the softmax; of a network with one class, its sigmoid."""
+    if logits.shape[-1] == 1:
+        alone: FloatArray = (1 / (1 + np.exp(-logits))).astype(np.float32)
+        return alone
+    return softmax(logits)
+
+
 def top_classes(logits: FloatArray, count: int) -> IntArray:
     """The ids `[B, count]` of the highest logits `[B, C]`, best first; ties go to the lower id."""
     return np.argsort(-logits, axis=-1, kind="stable")[:, :count]

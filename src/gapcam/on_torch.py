@@ -10,7 +10,8 @@ import numpy as np
 
 from gapcam.models.endings import ENDING_LEFT_OUT, difference_before_ending
 from gapcam.models.label_lists import check_count
-from gapcam.models.sizes import Sizes, sizes_taken
+from gapcam.models.sizes import Sizes, rigid, sizes_taken
+from gapcam.products import span
 from gapcam.types import ModelError, SizeHW
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Head:
     size_hw: SizeHW
     layout: Layout
     fine: bool
+    rigid: bool = False
 
 
 class Tracer:
@@ -81,8 +83,13 @@ def torch_engine(
         head = replace(head, kind=options.method)
     same = _same_as(source, engine, ends)
     if not same(pre.size_hw):
-        raise ModelError(f"{source.name}: traced, it gives other scores than it does itself")
-    return engine, head, sizes_taken(same, pre.size_hw, head.layout)
+        raise ModelError(
+            f"{source.name}: traced, it gives other scores than it does itself. Scores that depend "
+            "on the other pictures of a batch, or on chance, have no maps."
+        )
+    sizes = Sizes(pre.size_hw) if head.rigid else sizes_taken(same, pre.size_hw, head.layout)
+    engine.fixed_hw = sizes.fixed_hw
+    return engine, head, sizes
 
 
 def own_device(source: SourceModel) -> str:
@@ -101,15 +108,16 @@ def _same_as(source: SourceModel, engine: TorchEngine, ends: bool) -> Callable[[
     import torch
 
     from gapcam.models.build import SAME
-    from gapcam.models.modules import float_copy
+    from gapcam.models.modules import detached_copy
 
-    network, pre = float_copy(source.module), source.preprocessing
+    network, pre = detached_copy(source.module), source.preprocessing
     tolerance = SAME if engine.device.type == "cpu" else HALF_SAME
 
     def same(size_hw: SizeHW) -> bool:
-        noise = np.random.default_rng(0).integers(0, 256, (1, *size_hw, 3), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (2, *size_hw, 3), np.uint8)
         try:
             ours = engine.run(noise).logits
+            alone = engine.run(noise[1:]).logits
             ordered = noise if pre.channels == "rgb" else noise[..., ::-1]
             mean, scale = np.array(pre.mean, np.float32), np.array(pre.scale, np.float32)
             picture = (ordered.astype(np.float32) - mean) / scale
@@ -117,9 +125,11 @@ def _same_as(source: SourceModel, engine: TorchEngine, ends: bool) -> Callable[[
                 theirs = network(torch.from_numpy(picture).permute(0, 3, 1, 2)).numpy()
         except Exception:  # the network's own code refuses a size by any error
             return False
+        if np.abs(ours[1:] - alone).max() > tolerance * span(ours):
+            return False
         if ends:
             return difference_before_ending(ours, theirs) <= tolerance
-        return bool(np.abs(ours - theirs).max() <= tolerance * np.ptp(theirs))
+        return bool(np.abs(ours - theirs).max() <= tolerance * span(theirs))
 
     return same
 
@@ -130,7 +140,11 @@ def _torch_network(
     from gapcam.models.heads import find_head
     from gapcam.models.torch_hooks import HookedNetwork
     from gapcam.models.torch_network import TorchNetwork
-    from gapcam.models.torch_trace import logits_of_program, output_of_program
+    from gapcam.models.torch_trace import (
+        UntraceableError,
+        logits_of_program,
+        output_of_program,
+    )
 
     size_hw = source.preprocessing.size_hw
     try:
@@ -138,12 +152,13 @@ def _torch_network(
         plan = find_head(trace, options.layer)
     except ModelError as error:
         # Any layer will do for Grad-CAM; and code that cannot be traced can still be run.
-        if options.method == "cam" and "torch.export" not in str(error):
+        if options.method == "cam" and not isinstance(error, UntraceableError):
             raise
         hooked = HookedNetwork(source.module, size_hw, options.layer)
         words = f"features: output of {hooked.layer}; the network cannot be traced"
         return hooked, Head("other", words, size_hw, hooked.layout, fine=False), False
     ends = logits_of_program(program) is not output_of_program(program)
     words = f"{plan.words}; {ENDING_LEFT_OUT}" if ends else plan.words
-    head = Head(plan.kind, words, size_hw, plan.layout, plan.fine is not None)
+    fine = plan.fine is not None
+    head = Head(plan.kind, words, size_hw, plan.layout, fine, rigid(plan.head))
     return TorchNetwork(program, plan), head, ends

@@ -44,3 +44,12 @@ def gram(columns: FloatArray) -> FloatArray:
         product[..., end:, start:end] = block[..., end - start :].swapaxes(-1, -2)
         start = end
     return product
+
+
+def span(values: np.ndarray) -> float:
+    """Highest less lowest; the largest magnitude where all are one; never 0.
+
+    What a difference between two such arrays is measured against.
+    """
+    found = float(np.ptp(values)) or float(np.abs(values).max())
+    return max(found, float(np.finfo(np.float32).tiny))

@@ -27,7 +27,7 @@ class Proof:
         pictures: How many pictures were looked at.
         classes: How many classes each.
         largest_gap: The largest |mean(map) + bias - logit| of them all, logit units.
-        logit_range: Highest less lowest logit.
+        logit_range: Highest less lowest logit; the largest |logit| where all are one.
         head: What the head is (`gapcam.models.trace.HeadKind`), or the method's name.
         features_at: Where the features are taken and what follows them, in words.
         engine: What ran the network: `onnx` or `torch`.

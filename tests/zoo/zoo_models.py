@@ -8,7 +8,7 @@ statistics that were never taken) would hide a wrong map.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -136,7 +136,7 @@ ARCHITECTURES = (
     from_timm("tf_efficientnet_lite0", "gap-linear"),
     from_timm("mixer_s16_224", "gap-linear", grid_hw=(14, 14)),
     from_timm("efficientformer_l1", "gap-linear"),
-    from_timm("levit_128s", "gap-linear", grid_hw=(4, 4)),
+    replace(from_timm("levit_128s", "gap-linear", grid_hw=(4, 4)), engine="torch"),
     from_timm("mobilevit_xxs", "gap-linear", (256, 256), (8, 8)),
     from_timm("edgenext_xx_small", "gap-norm-linear"),
     from_timm("vit_wee_patch16_reg1_gap_256", "gap-norm-linear", (256, 256), (16, 16)),
@@ -166,7 +166,7 @@ ARCHITECTURES = (
     from_transformers("ConvNextV2", "gap-norm-linear", hidden_sizes=[40, 80, 160, 320]),
     from_transformers("Beit", "gap-norm-linear", grid_hw=(14, 14), **SMALL_VIT_MLP),
     from_transformers("ViT", "class-token", grid_hw=(14, 14), **SMALL_VIT_MLP),
-    from_transformers("Dinov2", "token-mix", grid_hw=(14, 14), image_size=224, **SMALL_VIT),
+    from_transformers("Dinov2", "token-mix", grid_hw=(16, 16), image_size=224, **SMALL_VIT),
 )
 
 

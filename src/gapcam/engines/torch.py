@@ -110,6 +110,8 @@ class TorchEngine:
         self.device = _device(device)
         self.method: Method = method
         self.preprocessing = preprocessing
+        self.fixed_hw: SizeHW | None = None
+        """The only input size that the network is right at; None: any."""
         self._lock = threading.RLock()
         self._linear = network.kind in ("gap-linear", "gmp-linear") and method == "cam"
         self._rows: dict[SizeHW, Tensor] = {}
@@ -118,7 +120,7 @@ class TorchEngine:
             self._network: Network = network.moved(self.device, half)
             self._mean = torch.tensor(preprocessing.mean, device=self.device).reshape(3, 1, 1)
             self._scale = torch.tensor(preprocessing.scale, device=self.device).reshape(3, 1, 1)
-            self._bias = self._network.zero_score(self._blank(network.size_hw))[0]
+            self._bias = self._zero_score(network.kind)
 
     @property
     def head(self) -> LinearHead | None:
@@ -213,6 +215,20 @@ class TorchEngine:
             self._rows[size_hw] = torch.cat(rows)
         return self._rows[size_hw]
 
+    def _zero_score(self, kind: str) -> Tensor:
+        """The score `[C]` of all-zero features.
+
+        A cosine head has none, but divides by their length: what its map does not explain.
+        """
+        blank = self._blank(self._network.size_hw)
+        scores = self._network.zero_score(blank)[0]
+        if kind != "gap-norm-linear" or torch.isfinite(scores).all():
+            return scores
+        out = self._run(blank, "frozen")
+        features, slopes = out.features.detach(), _slopes(out.logits, out.features)
+        shares = [(slope * features).flatten(1).sum(1) for slope in slopes]
+        return (out.logits[0] - torch.cat(shares)).detach()
+
     def _fine(self, out: Pass, size_hw: SizeHW) -> FloatArray | None:
         return None if out.fine is None else _array(self._network.fine_planes(out.fine, size_hw))
 
@@ -223,6 +239,12 @@ class TorchEngine:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ArgumentError(
                 f"pixels: expected uint8 [B, H, W, 3], got {pixels.dtype} {list(pixels.shape)}"
+            )
+        if self.fixed_hw is not None and self.fixed_hw != _size_of(pixels):
+            height, width = self.fixed_hw
+            raise ModelError(
+                f"the network takes pictures of {height} x {width} only, got "
+                f"{pixels.shape[1]} x {pixels.shape[2]}"
             )
         ordered = pixels if self.preprocessing.channels == "rgb" else pixels[..., ::-1]
         x = torch.from_numpy(np.array(ordered)).to(self.device).permute(0, 3, 1, 2).float()

@@ -14,7 +14,7 @@ from gapcam.evaluate.measure import Task
 from gapcam.evaluate.run import Evaluation
 from gapcam.images import load_picture
 from gapcam.localizer import Localizer
-from gapcam.maps import softmax
+from gapcam.maps import class_scores
 from gapcam.report import GalleryItem, Group, comparison_image
 from gapcam.types import Box, GapcamError, IntArray
 
@@ -103,7 +103,7 @@ def _item(
         image=image,
         truth_label=localizer.card.labels[class_id],
         predicted_label=localizer.card.labels[top],
-        predicted_score=float(softmax(seen.logits)[0, top]),
+        predicted_score=float(class_scores(seen.logits)[0, top]),
         iou=iou,
     )
 

@@ -16,11 +16,12 @@ from gapcam.models.export import export_module
 from gapcam.models.graph import assemble
 from gapcam.models.head_probe import probe_head
 from gapcam.models.heads import find_head
-from gapcam.models.modules import float_copy
+from gapcam.models.modules import detached_copy
 from gapcam.models.network import Network
 from gapcam.models.onnx_trace import trace_onnx
 from gapcam.models.prepare import PREFIX, Prepared, prefixed, prepare
-from gapcam.models.sizes import Sizes, sizes_taken
+from gapcam.models.sizes import Sizes, rigid, sizes_taken
+from gapcam.products import span
 from gapcam.types import FloatArray, ModelCard, ModelError, Preprocessing, SizeHW
 
 SAME = 1e-3
@@ -61,16 +62,14 @@ def network_of(
     trace = trace_onnx(ready.proto, size_hw)
     plan = find_head(trace, layer)
     runs = _Runs(ready, reference, origin)
-    batch = ready.fixed_batch or (None if runs.same(3, size_hw) else 1)
+    batch = ready.fixed_batch or (None if runs.free_batch(size_hw) else 1)
     if not runs.same(batch or 2, size_hw):
         raise ModelError(
             f"{origin}: as ONNX it gives other scores than before "
             f"(more than {SAME:.1%} of their range). Run it on the torch engine: engine='torch'."
         )
     sizes = Sizes(size_hw)
-    # The weight of a position in a sum, unlike in a mean, depends on how many there are.
-    summed = any(step.op == "sum" for step in plan.head)
-    if ready.fixed_hw is None and not summed:
+    if ready.fixed_hw is None and not rigid(plan.head):
         sizes = sizes_taken(lambda other: runs.same(batch or 2, other), size_hw, plan.layout)
     network = Network(
         proto=prefixed(ready.proto),
@@ -114,7 +113,7 @@ def network_of_module(
     Raises:
         ModelError: As `export_module` and `network_of`.
     """
-    copy = float_copy(module)
+    copy = detached_copy(module)  # which may write to its buffers
 
     def reference(pictures: FloatArray) -> FloatArray:
         with torch.inference_mode():
@@ -152,17 +151,31 @@ class _Runs:
         self._ready, self._reference, self._origin = ready, reference, origin
         self._session = onnxruntime.InferenceSession(data, options, providers=providers)
 
+    def free_batch(self, size_hw: SizeHW) -> bool:
+        """Whether it takes three pictures at once and gives each the scores that it has alone."""
+        noise = _noise(3, size_hw)
+        together = self._logits(noise)
+        if together is None or not self._agrees(together, noise):
+            return False
+        alone = [self._logits(noise[i : i + 1]) for i in range(3)]
+        rows = [row for row in alone if row is not None]
+        return len(rows) == 3 and _differ(np.concatenate(rows), together) <= SAME
+
     def same(self, batch: int, size_hw: SizeHW) -> bool:
         """Whether it runs at this batch and size, and agrees with the reference there."""
-        noise = np.random.default_rng(0).normal(0, 1, (batch, 3, *size_hw)).astype(np.float32)
+        noise = _noise(batch, size_hw)
+        logits = self._logits(noise)
+        return logits is not None and self._agrees(logits, noise)
+
+    def _logits(self, noise: FloatArray) -> FloatArray | None:
+        """`[B, C]`; None where it takes no such batch or size."""
+        given = noise if self._ready.picture_layout == "nchw" else noise.transpose(0, 2, 3, 1)
         try:
-            given = noise if self._ready.picture_layout == "nchw" else noise.transpose(0, 2, 3, 1)
-            logits = self._session.run([self._ready.logits], {self._ready.picture: given})[0]
-        except Exception:  # it takes no such batch or size, in words of the runtime's own
-            return False
-        if logits.shape[0] != batch or not np.isfinite(logits).all():
-            return False
-        return self._agrees(logits, noise)
+            found = self._session.run([self._ready.logits], {self._ready.picture: given})[0]
+        except Exception:  # the runtime's errors share no base class of their own
+            return None
+        logits: FloatArray = found
+        return logits if len(logits) == len(noise) and np.isfinite(logits).all() else None
 
     def _agrees(self, logits: FloatArray, noise: FloatArray) -> bool:
         if self._reference is None:
@@ -173,4 +186,13 @@ class _Runs:
             return False
         if ENDING_LEFT_OUT in self._ready.notes:
             return difference_before_ending(logits, expected) <= SAME
-        return bool(np.abs(logits - expected).max() <= SAME * np.ptp(expected))
+        return _differ(logits, expected) <= SAME
+
+
+def _noise(batch: int, size_hw: SizeHW) -> FloatArray:
+    return np.random.default_rng(0).normal(0, 1, (batch, 3, *size_hw)).astype(np.float32)
+
+
+def _differ(logits: FloatArray, expected: FloatArray) -> float:
+    """The largest difference as a share of the range."""
+    return float(np.abs(logits - expected).max()) / span(expected)

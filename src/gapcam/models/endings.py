@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gapcam.products import span
 from gapcam.types import FloatArray
 
 ENDING_LEFT_OUT = "its last step, which makes probabilities, is left out: scores are its logits"
@@ -19,4 +20,4 @@ def difference_before_ending(logits: FloatArray, given: FloatArray) -> float:
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     softmax = shifted / shifted.sum(-1, keepdims=True)
     endings = (softmax, np.log(softmax), 1 / (1 + np.exp(-logits)))
-    return min(float(np.abs(e - given).max() / max(np.ptp(given), 1e-12)) for e in endings)
+    return min(float(np.abs(e - given).max()) / span(given) for e in endings)

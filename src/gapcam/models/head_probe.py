@@ -35,12 +35,12 @@ def probe_head(network: Network) -> Network:
     shape = list(network.shapes[network.features])
     shape[0] = network.fixed_batch or 1
     bias = _run(session, network, np.zeros(shape, np.float32))[0][0]
-    # Cosine heads divide by the length of the features, which all-zero ones do not have.
-    bias = np.nan_to_num(bias, copy=False) if np.isnan(bias).any() else bias
-    probed = dataclasses.replace(network, bias=bias.astype(np.float32))
+    noise = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+    if network.kind == "gap-norm-linear" and not np.isfinite(bias).all():
+        bias = _bias_left_over(session, network, noise)
+    probed = dataclasses.replace(network, bias=bias)
     if network.kind not in LINEAR_KINDS:
         return probed
-    noise = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
     weights = _weights(session, network, noise)
     _check(session, network, noise, weights, bias)
     stored = _stored(network, weights)
@@ -110,6 +110,19 @@ def _run(
     names = {i.name for i in session.get_inputs()}
     out = session.run(wanted, {k: v for k, v in given.items() if k in names})
     return out[0], out[-1]
+
+
+def _bias_left_over(
+    session: onnxruntime.InferenceSession, network: Network, noise: FloatArray
+) -> FloatArray:
+    """What the map does not explain of a score: a cosine head has no length to divide zero by."""
+    logits = _run(session, network, noise)[0][0]
+    shares = [
+        (_run(session, network, noise, range(c, c + 1))[1][0] * noise).sum()
+        for c in range(len(logits))
+    ]
+    left: FloatArray = (logits - np.array(shares)).astype(np.float32)
+    return left
 
 
 def _weights(

@@ -103,6 +103,8 @@ def _with_places(trace: Trace, name: str, layout: Layout | None) -> Layout | Non
     batch = trace.shapes[trace.picture][0]
     if layout is None or prod(layout.grid_hw) < 2 or trace.shapes[name][0] != batch:
         return None
+    if len(trace.shapes[name]) != 2 + len(layout.position_axes):  # an axis of one, put in between
+        return None
     return layout
 
 

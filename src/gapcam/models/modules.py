@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gapcam.types import ModelError
 
@@ -139,6 +140,11 @@ def _described(output: Any) -> str:
 def _copy(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
     """The module's own structure over its converted tensors, in evaluation mode."""
     source = unwrapped(module)
+    if any(is_lazy(tensor) for tensor in _tensors(source)):
+        raise ModelError(
+            f"{type(source).__name__}: has lazy layers whose weights are not made yet. Run it once "
+            "on a picture, then load it"
+        )
     memo: dict[int, Any] = {}
     keep: list[Any] = []  # an id in the memo must not be used again
     for tensor in _tensors(source):

@@ -23,6 +23,10 @@ ENDINGS = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "sigm
 """What turns scores into probabilities."""
 
 
+class UntraceableError(ModelError):
+    """A network whose Python code cannot be followed; it may still be run as it is."""
+
+
 def trace_module(module: nn.Module, size_hw: SizeHW) -> tuple[ExportedProgram, Trace]:
     """Export a classifier and list its steps.
 
@@ -153,7 +157,7 @@ def _export(network: nn.Module, picture: Tensor) -> ExportedProgram:
         program = _try_export(network, picture, strict, reasons)
         if program is not None:
             return program
-    raise ModelError(
+    raise UntraceableError(
         f"torch.export cannot trace the network ({reasons[0]}). A network whose Python code "
         "decides by the values of tensors runs as it is, on the torch engine alone"
     )

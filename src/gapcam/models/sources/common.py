@@ -43,6 +43,7 @@ class SourceModel:
         preprocessing: What the network expects of a picture.
         sources: Where `network`, `weights` and `labels` come from.
         notes: What was chosen for the user, in words.
+        embedded: Whether it is gapcam's own network, as it is.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SourceModel:
     preprocessing: Preprocessing
     sources: Mapping[str, str]
     notes: tuple[str, ...]
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
