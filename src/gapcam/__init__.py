@@ -17,13 +17,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gapcam.exporting import export
     from gapcam.loading import load
     from gapcam.localizer import Localizer
     from gapcam.proof import Proof
     from gapcam.recipes import RECIPES
     from gapcam.samples import sample_pictures
     from gapcam.sheet import contact_sheet
-    from gapcam.types import Detection, GapcamError, Localization, Recipe
+    from gapcam.types import Detection, GapcamError, Localization, Preprocessing, Recipe
 
 _HOME = {
     "Detection": "types",
@@ -33,17 +34,21 @@ _HOME = {
     "Proof": "proof",
     "RECIPES": "recipes",
     "Recipe": "types",
+    "Preprocessing": "types",
     "contact_sheet": "sheet",
+    "export": "exporting",
     "load": "loading",
     "sample_pictures": "samples",
 }
 
 __all__ = [  # noqa: RUF022
     "load",
+    "export",
     "Localizer",
     "Localization",
     "Detection",
     "Proof",
+    "Preprocessing",
     "Recipe",
     "RECIPES",
     "contact_sheet",

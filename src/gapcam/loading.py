@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gapcam.engines import Engine
 
 SOURCES = ("timm:", "torchvision:", "hf:")
+CHUNK_BYTES = 2**24
 RUN_FILE = "model.onnx"
 """What a run folder's model file is called."""
 
@@ -109,11 +110,33 @@ def source_options(caller: str, options: Mapping[str, Any]) -> SourceOptions:
 def _open_file(
     path: Path, options: SourceOptions, threads: int
 ) -> tuple[OnnxEngine, ModelCard] | None:
-    engine = OnnxEngine(path, threads)
-    if PREFIX + "format" not in engine.metadata:
+    if not _is_ours(path):
         return None
+    engine = OnnxEngine(path, threads)
+    card = card_from_metadata(engine.metadata, str(path))
     _refuse_options(path, options)
-    return engine, card_from_metadata(engine.metadata, str(path))
+    return engine, card
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file has gapcam's metadata, read without opening it as a network.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    mark, rest = f"{PREFIX}format".encode(), b""
+    try:
+        with path.open("rb") as file:
+            while part := file.read(CHUNK_BYTES):
+                if mark in rest + part:
+                    return True
+                rest = part[-len(mark) :]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ModelError(
+            f"{path}: no such model file ({reason}). Check the path, or see: gapcam models"
+        ) from error
+    return False
 
 
 def _is_embedded(model: object) -> bool:
@@ -184,5 +207,6 @@ def proved(engine: Engine, card: ModelCard, recipe: str | Recipe | None, origin:
     localizer = Localizer(engine, card, chosen)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     if card.head in EXACT_KINDS and not (proof := localizer.check([noise])).exact:
-        raise ModelError(f"{origin}: {proof} Build it again, or choose another layer.")
+        where = "" if origin == card.name else f"{origin}: "
+        raise ModelError(f"{where}{proof} Choose another layer, or report this network.")
     return localizer

@@ -62,6 +62,15 @@ ModelSettings = Annotated[
         "engine=auto|onnx|torch, method=cam|gradcam|layercam, device=cpu|cuda.",
     ),
 ]
+LayerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        show_default="where the head begins",
+        help="Take the features from this module or tensor (the same as --set layer=NAME).",
+    ),
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
@@ -78,14 +87,15 @@ SETTINGS = (
 )
 
 
-def model_settings(given: list[str] | None) -> dict[str, Any]:
-    """`--set KEY=VALUE`, as options of `gapcam.load`.
+def model_settings(given: list[str] | None, layer: str | None = None) -> dict[str, Any]:
+    """`--set KEY=VALUE` and `--layer`, as options of `gapcam.load`.
 
     Raises:
         ArgumentError: Not KEY=VALUE, an unknown key, one given twice, or a size that is none.
     """
     settings: dict[str, Any] = {}
-    for text in given or ():
+    named = [] if layer is None else [f"layer={layer}"]
+    for text in (*(given or ()), *named):
         key, equals, value = text.partition("=")
         if not equals or not value or key not in SETTINGS:
             raise ArgumentError(

@@ -19,6 +19,7 @@ from gapcam.cli.app import (
     DONE,
     INTERRUPTED,
     SOME_FAILED,
+    LayerOption,
     ModelOption,
     ModelSettings,
     RecipeOption,
@@ -162,6 +163,7 @@ def evaluate(
     masks: MasksOption = None,
     model: ModelOption = None,
     settings: ModelSettings = None,
+    layer: LayerOption = None,
     recipe: RecipeOption = None,
     protocol: ProtocolOption = ProtocolName.original,
     select_on: SelectOption = None,
@@ -195,7 +197,9 @@ def evaluate(
         if select_on is not None:
             part = None if select_split is None else select_split.value
             selection = _selection(select_on, masks, dataset.layout, part)
-        localizer = load(model, recipe=recipe, threads=1, tell=tell, **model_settings(settings))
+        localizer = load(
+            model, recipe=recipe, threads=1, tell=tell, **model_settings(settings, layer)
+        )
         with staged_progress() as show, _naming_bad_rows(), _stopping_between_pictures() as check:
 
             def on_progress(progress: Progress) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from gapcam.cli.app import DONE, ModelSettings, app, model_settings, reporting_errors
+from gapcam.cli.app import DONE, LayerOption, ModelSettings, app, model_settings, reporting_errors
 from gapcam.terminal import printing, tell
 
 SourceArgument = Annotated[
@@ -41,6 +41,7 @@ def export(
     model: SourceArgument,
     out: FileArgument,
     settings: ModelSettings = None,
+    layer: LayerOption = None,
     int8: Int8Option = None,
 ) -> None:
     """Write a classifier as one model file: scores and class maps with no gapcam code.
@@ -56,7 +57,7 @@ def export(
         for failure in () if inputs is None else inputs.failures:
             raise failure.error
         pictures = None if inputs is None else inputs.paths
-        report = export_to(model, out, tell=tell, int8=pictures, **model_settings(settings))
+        report = export_to(model, out, tell=tell, int8=pictures, **model_settings(settings, layer))
         with printing() as console:
             console.print(escape(str(report)), soft_wrap=True)
         raise typer.Exit(DONE)

@@ -14,6 +14,7 @@ import typer
 from gapcam.cli.app import (
     DONE,
     SOME_FAILED,
+    LayerOption,
     ModelOption,
     ModelSettings,
     RecipeOption,
@@ -108,6 +109,7 @@ def localize(
     paths: PathsArgument,
     model: ModelOption = None,
     settings: ModelSettings = None,
+    layer: LayerOption = None,
     recipe: RecipeOption = None,
     top: TopOption = None,
     classes: ClassOption = None,
@@ -130,7 +132,7 @@ def localize(
         # Many pictures: a thread each on every core; one picture: every core on it.
         threads = 1 if len(inputs.paths) > 1 else 0
         localizer = load(
-            model, recipe=recipe, threads=threads, tell=tell, **model_settings(settings)
+            model, recipe=recipe, threads=threads, tell=tell, **model_settings(settings, layer)
         )
         names = tuple(class_name(name) for name in classes) if classes else None
         if top is None and names is None and format not in (None, Format.jsonl):

@@ -12,6 +12,7 @@ from rich.markup import escape
 from gapcam.cli.app import (
     DONE,
     SOME_FAILED,
+    LayerOption,
     ModelSettings,
     app,
     model_settings,
@@ -44,6 +45,7 @@ ClassesOption = Annotated[
 def models(
     model: OfArgument = None,
     settings: ModelSettings = None,
+    layer: LayerOption = None,
     check: CheckOption = False,
     classes: ClassesOption = False,
 ) -> None:
@@ -56,7 +58,7 @@ def models(
         from gapcam.models import embedded
         from gapcam.recipes import DEFAULT, RECIPES
 
-        options = model_settings(settings)
+        options = model_settings(settings, layer)
         localizer = load(model, tell=tell, **options) if check or model or options else None
         proof = localizer.check() if check and localizer is not None else None
         card = embedded.model_card(DEFAULT) if localizer is None else localizer.card

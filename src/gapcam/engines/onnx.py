@@ -16,6 +16,9 @@ from gapcam.maps import class_maps
 from gapcam.types import ByteArray, FloatArray, IntArray, ModelError
 
 USUAL_SIDE = 224
+LARGEST_SIDE = 4096
+"""No file can make the engine hold a larger picture than this for its constants."""
+
 FATAL_ONLY = 4
 
 
@@ -34,8 +37,10 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, source: Path | bytes, threads: int = 0, name: str = "<bytes>") -> None:
-        self._source = source
-        self._origin = name if isinstance(source, bytes) else str(source)
+        held = isinstance(source, bytes)
+        self._path = None if isinstance(source, bytes) else source
+        self._digest = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else ""
+        self._origin = name if held else str(source)
         self._session = _open_session(source, self._origin, threads)
         self._fetch_only = onnxruntime.RunOptions()
         self._fetch_only.only_execute_path_to_fetches = True
@@ -51,9 +56,9 @@ class OnnxEngine:
         Raises:
             ModelError: The model was given as bytes.
         """
-        if isinstance(self._source, bytes):
+        if self._path is None:
             raise ModelError(f"{self._origin}: this model is in memory and has no file")
-        return self._source
+        return self._path
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -64,9 +69,9 @@ class OnnxEngine:
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the file."""
-        source = self._source
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        return hashlib.sha256(data).hexdigest()
+        if not self._digest:
+            self._digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return self._digest
 
     @property
     def head(self) -> LinearHead | None:
@@ -137,13 +142,21 @@ class OnnxEngine:
         batch = self._sides[0] if isinstance(self._sides[0], int) else 1
         # At the size that the file names: networks may divide by sides that are nothing below it.
         known = json.loads(self.metadata.get("gapcam.input_size_hw", "null"))
-        sides = known or [s if isinstance(s, int) else USUAL_SIDE for s in self._sides[1:3]]
+        sides = [min(side, LARGEST_SIDE) for side in known or ()] or [
+            s if isinstance(s, int) else USUAL_SIDE for s in self._sides[1:3]
+        ]
         return np.zeros((batch, *sides, 3), np.uint8)
 
     def _fetch(
         self, names: tuple[str, ...], pixels: ByteArray, more: Mapping[str, IntArray] | None = None
     ) -> list[np.ndarray]:
-        batch = self._sides[0]
+        batch, *sides = self._sides[:3]
+        taken = zip(sides, pixels.shape[1:3], strict=True)
+        if any(isinstance(side, int) and side != given for side, given in taken):
+            raise ModelError(
+                f"{self._origin}: takes pictures of {sides[0]} x {sides[1]} only, got "
+                f"{pixels.shape[1]} x {pixels.shape[2]}"
+            )
         if not isinstance(batch, int) or batch == len(pixels):
             return self._fetch_at_once(names, pixels, more or {})
         # A foreign file may be fixed to one picture at a time.

@@ -146,7 +146,8 @@ def _check_runs(network: nn.Module, picture: Tensor) -> None:
     except Exception as error:  # the module's own code runs here
         raise ModelError(
             f"the network does not run on a picture {list(picture.shape)} "
-            f"({type(error).__name__}: {_first_line(error)}). Give the size it was made for"
+            f"({type(error).__name__}: {_first_line(error)}). It has to take one picture, "
+            "[B, 3, H, W], of the size that it was made for"
         ) from error
 
 
