@@ -224,7 +224,8 @@ class TorchEngine:
         scores = self._network.zero_score(blank)[0]
         if kind != "gap-norm-linear" or torch.isfinite(scores).all():
             return scores
-        out = self._run(blank, "frozen")
+        noise = np.random.default_rng(0).normal(0, 1, blank.shape).astype(np.float32)
+        out = self._run(torch.from_numpy(noise).to(self.device), "frozen")
         features, slopes = out.features.detach(), _slopes(out.logits, out.features)
         shares = [(slope * features).flatten(1).sum(1) for slope in slopes]
         return (out.logits[0] - torch.cat(shares)).detach()
