@@ -46,11 +46,11 @@ MAY_IMPORT = {
     "outputs": {"types"},
     "samples": set(),
     "parallel": set(),
-    "on_torch": {"types", "engines", "models", "foreign"},  # foreign: a type only
+    "on_torch": {"types", "products", "engines", "models", "foreign"},  # foreign: a type only
     "foreign": {"types", "engines", "models", "recipes", "on_torch"},
     "loading": {"types", "engines", "models", "recipes", "proof", "localizer", "foreign"},
     "int8": LEAVES | STAGES | {"localizer"},
-    "exporting": {"types", "engines", "images", "foreign", "loading", "outputs", "proof"}
+    "exporting": {"types", "products", "engines", "images", "foreign", "loading", "outputs", "proof"}
     | {"samples", "int8", "localizer"},
     "localizer": {"samples"} | LEAVES | STAGES - {"metrics", "paths"},
     "evaluate": LEAVES | STAGES | {"data", "localizer", "parallel", "report", "draw"},

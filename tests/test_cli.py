@@ -308,9 +308,9 @@ def test_models_lists_the_model_and_the_recipes():
     assert (done.code, done.err) == (0, "")
     assert "efficientnet-lite0  1000 classes  built: " in done.out
     assert "head: gap-linear, maps exact; the last ReLU6" in done.out
-    assert [line.split()[0] for line in done.out.splitlines()[2:] if line[0] != " "] == [
-        *gapcam.RECIPES
-    ]
+    names = [line.split()[0] for line in done.out.splitlines()]
+    assert names[2:6] == ["input:", "network:", "weights:", "labels:"]
+    assert names[6:] == ["recipe", *gapcam.RECIPES]
 
 
 def test_models_check_proves_the_maps():
@@ -330,7 +330,7 @@ def test_a_model_file_that_is_none_is_named(tmp_path: Path, content: bytes | Non
         path.write_bytes(content)
     done = localize(CAT, "--model", path)
     assert (done.code, done.out) == (1, "")
-    assert re.match(rf"gapcam: {path}: (no such model file|not a model that ONNX)", done.err)
+    assert re.match(rf"gapcam: {path}: (no such model file|not an ONNX model)", done.err)
     assert done.err.count("\n") == 1
 
 

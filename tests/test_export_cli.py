@@ -199,7 +199,7 @@ WRONG = {
     "no model": (1, ["no.onnx", OUT, SETTINGS], "no.onnx: no such model file"),
     "unknown model": (2, ["resnet50", OUT], "model 'resnet50' is unknown: expected"),
     "no hub folder": (2, ["hf:./nowhere", OUT], "nowhere"),
-    "not a model": (1, ["text.onnx", OUT, SETTINGS], "text.onnx: not a model that ONNX Runtime"),
+    "not a model": (1, ["text.onnx", OUT, SETTINGS], "text.onnx: not an ONNX model"),
     "few pictures": (
         2,
         ["net.onnx", OUT, SETTINGS, "--int8", str(CAT)],

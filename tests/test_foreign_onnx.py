@@ -326,7 +326,7 @@ def test_branches_keep_what_they_read(pixels, tmp_path):
 def test_a_final_softmax_is_left_out_and_the_card_says_so(pixels, tmp_path):
     path = saved(tmp_path, graph([*NODES, SOFTMAX], outputs=[value("scores", ["b", CLASSES])]))
     localizer = loaded(path)
-    assert "the file's last step, which makes probabilities, is left out" in (
+    assert "its last step, which makes probabilities, is left out" in (
         localizer.card.features_at
     )
     out = localizer.engine.run_maps(pixels, EVERYTHING)
@@ -458,11 +458,11 @@ REFUSED = {
     "a detector": (detector(), r"got boxes \[b, 1, 7\]\. A network .* is no classifier"),
     "an unknown operator": (
         graph([*NODES[:3], helper.make_node("Foo", ["cc"], ["rr"], domain="own"), *NODES[4:]]),
-        r"own:Foo.*Build or export it again",
+        r"own:Foo.*export it again",
     ),
-    "nothing": (b"", r"not a model that ONNX Runtime can load .*Build or export it again"),
-    "half a file": (graph().SerializeToString()[:3000], r"not a model that ONNX Runtime can"),
-    "a page": (b"<html><body>Not found</body></html>", r"not a model that ONNX Runtime can"),
+    "nothing": (b"", r"not an ONNX model .*Export it again"),
+    "half a file": (graph().SerializeToString()[:3000], r"not an ONNX model"),
+    "a page": (b"<html><body>Not found</body></html>", r"not an ONNX model"),
 }
 
 
@@ -498,5 +498,5 @@ def test_a_wrong_option_is_named(case, tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(GapcamError, match=r"net\.onnx: no such model file\. Check the path"):
+    with pytest.raises(GapcamError, match=r"net\.onnx: no such model file .*Check the path"):
         loaded(tmp_path / "net.onnx")

@@ -59,8 +59,11 @@ def network_of(
             f"{origin}: takes pictures of {size_hw[0]} x {size_hw[1]} only, asked for "
             f"{preprocessing.size_hw[0]} x {preprocessing.size_hw[1]}. Leave the size out."
         )
-    trace = trace_onnx(ready.proto, size_hw)
-    plan = find_head(trace, layer)
+    try:
+        trace = trace_onnx(ready.proto, size_hw)
+        plan = find_head(trace, layer)
+    except ModelError as error:
+        raise ModelError(f"{origin}: {error}") from error
     runs = _Runs(ready, reference, origin)
     batch = ready.fixed_batch or (None if runs.free_batch(size_hw) else 1)
     if not runs.same(batch or 2, size_hw):
