@@ -4,8 +4,8 @@
 
 `--calibrate` holds training pictures: 64 of them calibrate; with `--tune`, other ones compare
 every choice that static quantization leaves open with the float network. Those that gapcam uses
-(`gapcam.models.quantize.CHOSEN`) were chosen there. `--data` (see `localization.py`) is scored
-with them once. Times of the float and the int8 model are taken in turn within one run.
+(`gapcam.models.onnx_graphs.quantize.CHOSEN`) were chosen there. `--data` (see `localization.py`) is
+scored with them once. Times of the float and the int8 model are taken in turn within one run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import gapcam
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.int8 import calibration_batches, compare, speed_ratio
 from gapcam.localizer import Localizer
-from gapcam.models.quantize import CHOSEN, QuantizeChoices, quantize_static_file
+from gapcam.models.onnx_graphs.quantize import CHOSEN, QuantizeChoices, quantize_static_file
 from gapcam.types import ModelError
 from localization import SHARED, localize, read_examples, score
 

@@ -5,8 +5,8 @@
 The recipes were chosen on the embedded network, whose fine features are a linear bottleneck:
 signed. Those of most networks (ResNet, VGG, DenseNet) come after a ReLU. The same network has such
 a tensor at the same stride: the ReLU6 after the expansion of its last stride-2 block. It stands in
-for the networks whose weights cannot be had offline. Scored at each centring's best threshold on all
-pictures: an upper bound for each, alike for all, so it ranks the centrings and no more.
+for the networks whose weights cannot be had offline. Scored at each centring's best threshold on
+all pictures: an upper bound for each, alike for all, so it ranks the centrings and no more.
 """
 
 from __future__ import annotations

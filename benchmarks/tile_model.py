@@ -12,7 +12,7 @@ import torch
 
 import gapcam
 from gapcam.models import embedded
-from gapcam.models.graph import assemble
+from gapcam.models.file.assemble import assemble
 from gapcam.recipes import DEFAULT
 from gapcam.types import ModelCard
 

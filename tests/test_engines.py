@@ -9,8 +9,8 @@ import gapcam
 from gapcam.engines.torch import TorchEngine
 from gapcam.models import embedded
 from gapcam.models.heads import find_head
-from gapcam.models.torch_network import TorchNetwork
-from gapcam.models.torch_trace import trace_module
+from gapcam.models.pytorch.network import TorchNetwork
+from gapcam.models.pytorch.trace import trace_module
 
 PREPARED = embedded.PREPROCESSING
 

@@ -326,9 +326,7 @@ def test_branches_keep_what_they_read(pixels, tmp_path):
 def test_a_final_softmax_is_left_out_and_the_card_says_so(pixels, tmp_path):
     path = saved(tmp_path, graph([*NODES, SOFTMAX], outputs=[value("scores", ["b", CLASSES])]))
     localizer = loaded(path)
-    assert "its last step, which makes probabilities, is left out" in (
-        localizer.card.features_at
-    )
+    assert "its last step, which makes probabilities, is left out" in (localizer.card.features_at)
     out = localizer.engine.run_maps(pixels, EVERYTHING)
     power = np.exp(out.logits)
     expected = own_scores(path, given(pixels), "scores")

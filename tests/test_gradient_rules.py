@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 
-from gapcam.models.gradient_rules import RULES
-from gapcam.models.gradient_rules_tape import Call, Tape
+from gapcam.models.gradients.rules import RULES
+from gapcam.models.gradients.tape import Call, Tape
 from gapcam.types import ModelError
 from gradient_tools import CLASSES, Case, check, differentiated, ints, model_of, normal, run, width
 

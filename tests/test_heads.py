@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from gapcam.models.embedded import load_network
-from gapcam.models.head_axes import carried, regrouped
 from gapcam.models.heads import find_head
-from gapcam.models.onnx_trace import trace_onnx
-from gapcam.models.torch_trace import trace_module
+from gapcam.models.heads.axes import carried, regrouped
+from gapcam.models.onnx_graphs.trace import trace_onnx
+from gapcam.models.pytorch.trace import trace_module
 from gapcam.models.trace import HeadPlan, Layout, Step, Trace
 from gapcam.types import ModelError
 from head_nets import CHANNELS, CLASSES, NETS, SIDE, TOKENS, Headed, Residual, gap, old_onnx, trunk

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from gapcam.engines.torch import TorchEngine
-from gapcam.models.modules import evaluation_copy, float_copy
-from gapcam.models.torch_hooks import HookedNetwork
-from gapcam.models.torch_network import TorchNetwork
-from gapcam.models.torch_trace import trace_module
+from gapcam.models.pytorch.hooks import HookedNetwork
+from gapcam.models.pytorch.modules import evaluation_copy, float_copy
+from gapcam.models.pytorch.network import TorchNetwork
+from gapcam.models.pytorch.trace import trace_module
 from gapcam.models.trace import HeadPlan
 from gapcam.types import ModelError, Preprocessing
 from head_nets import NETS, SIDE

@@ -15,9 +15,9 @@ import gapcam
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.maps import class_maps
 from gapcam.models import embedded
-from gapcam.models.graph import assemble
+from gapcam.models.file.assemble import assemble
+from gapcam.models.file.network import Network
 from gapcam.models.model_file import OUTPUTS, card_from_metadata, card_to_metadata
-from gapcam.models.network import Network
 from gapcam.models.trace import Layout
 from gapcam.recipes import BEST, DEFAULT, PAPER
 from gapcam.refine import affinity

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gapcam.models.modules import (
+from gapcam.models.pytorch.modules import (
     copy_on,
     detached_copy,
     evaluation_copy,

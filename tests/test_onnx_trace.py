@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from gapcam.models.heads import find_head
-from gapcam.models.onnx_trace import strip_probabilities, trace_onnx
+from gapcam.models.onnx_graphs.trace import strip_probabilities, trace_onnx
 from gapcam.models.trace import Layout
 from gapcam.types import ModelError
 from head_nets import CLASSES, NETS, SIDE, Headed, gap, old_onnx, trunk

@@ -19,8 +19,8 @@ from gapcam.engines.onnx import OnnxEngine
 from gapcam.int8 import LEAST, Int8Report, compare, export_int8, split
 from gapcam.localizer import Localizer
 from gapcam.metrics.boxes import box_iou
-from gapcam.models.build import model_bytes, network_of_module
-from gapcam.models.quantize import (
+from gapcam.models.file.build import model_bytes, network_of_module
+from gapcam.models.onnx_graphs.quantize import (
     QuantizeChoices,
     _pair_ranges,
     is_quantized,

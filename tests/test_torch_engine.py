@@ -9,7 +9,7 @@ from torch import nn
 
 import gapcam
 from gapcam.engines.torch import TorchEngine
-from gapcam.models.torch_hooks import HookedNetwork
+from gapcam.models.pytorch.hooks import HookedNetwork
 from gapcam.types import ArgumentError, ModelError, Preprocessing
 from head_nets import CLASSES, NETS, SIDE, old_onnx
 from torch_plans import BY_HAND, network, slopes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gapcam.models.torch_trace import shape_of, trace_module
+from gapcam.models.pytorch.trace import shape_of, trace_module
 from gapcam.models.trace import Trace
 from gapcam.types import ModelError
 from head_nets import NETS, SIDE

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gapcam.models.torch_network import TorchNetwork
-from gapcam.models.torch_trace import trace_module
+from gapcam.models.pytorch.network import TorchNetwork
+from gapcam.models.pytorch.trace import trace_module
 from gapcam.models.trace import HeadPlan, Layout, Trace
 from head_nets import NETS, SIDE
 

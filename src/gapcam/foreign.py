@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.models import embedded
-from gapcam.models.sizes import Sizes, larger_size
+from gapcam.models.heads.sizes import Sizes, larger_size
 from gapcam.on_torch import Head, Tracer, own_device, torch_engine
 from gapcam.recipes import DEFAULT, default_for
 from gapcam.types import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gapcam.engines import Engine
-    from gapcam.models.network import Network
+    from gapcam.models.file.network import Network
     from gapcam.models.sources import SourceModel
 
 ENGINES = ("auto", "onnx", "torch")
@@ -231,7 +231,7 @@ def _make_from_source(source: SourceModel, options: SourceOptions, tracer: Trace
     Raises:
         ModelError: It cannot be written as ONNX, or has no head that gives maps.
     """
-    from gapcam.models.build import network_of_module
+    from gapcam.models.file.build import network_of_module
     from gapcam.models.label_lists import check_count
 
     if options.device not in (None, "cpu"):
@@ -280,8 +280,8 @@ def make_from_onnx(path: Path, options: SourceOptions) -> Made:
         ArgumentError: Labels or preprocessing are missing, or an option does not fit a file.
         ModelError: It is no classifier of pictures, or has no head that gives maps.
     """
-    from gapcam.models.foreign_onnx import OriginalEngine, open_onnx
     from gapcam.models.label_lists import given_labels
+    from gapcam.models.onnx_graphs.foreign import OriginalEngine, open_onnx
 
     for name in ("checkpoint", "device"):
         if getattr(options, name) is not None:
@@ -344,7 +344,7 @@ def _made(
     against: str,
     reference: Callable[[ByteArray, IntArray], tuple[FloatArray, FloatArray | None]],
 ) -> Made:
-    from gapcam.models.build import model_bytes
+    from gapcam.models.file.build import model_bytes
 
     larger = larger_size(network.preprocessing.size_hw, network.layout)
     return Made(model_bytes(network, card), card, against, larger, reference)

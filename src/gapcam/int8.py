@@ -1,7 +1,7 @@
 """The int8 variant of a model file: made, proved, and compared with the float one.
 
-The network is quantized on pictures that the user gives (`gapcam.models.quantize`); what that
-costs is measured on others of them, and what it gains in one run with the float model.
+The network is quantized on pictures that the user gives (`gapcam.models.onnx_graphs.quantize`); what
+that costs is measured on others of them, and what it gains in one run with the float model.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def export_int8(
         PictureError: Pictures that cannot be read; they are named.
         ModelError: Nothing can be quantized, or the result's maps do not add up.
     """
-    from gapcam.models.quantize import quantize_static_file  # imports onnx
+    from gapcam.models.onnx_graphs.quantize import quantize_static_file  # imports onnx
 
     engine = full.engine
     if not isinstance(engine, OnnxEngine):

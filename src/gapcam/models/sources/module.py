@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gapcam.models.label_lists import Labels
-from gapcam.models.modules import unwrapped
+from gapcam.models.pytorch.modules import unwrapped
 from gapcam.models.sources.common import (
     LABELS_ADVICE,
     PREPROCESSING_ADVICE,

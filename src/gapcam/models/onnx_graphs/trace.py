@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-from gapcam.models.onnx_fold import fold
-from gapcam.models.onnx_ops import Meaning, Site, meaning_of
-from gapcam.models.onnx_probe import SEQUENCES, Probe, probe
+from gapcam.models.onnx_graphs.fold import fold
+from gapcam.models.onnx_graphs.ops import Meaning, Site, meaning_of
+from gapcam.models.onnx_graphs.probe import SEQUENCES, Probe, probe
 from gapcam.models.trace import Step, Trace
 from gapcam.types import ModelError, SizeHW
 

@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from gapcam.models.gradient_rules import RULES, attributes_of, carry, stops
-from gapcam.models.gradient_rules_shape import pad_axis
-from gapcam.models.gradient_rules_tape import Call, Tape, refuse
+from gapcam.models.gradients.rules import RULES, attributes_of, carry, stops
+from gapcam.models.gradients.shape import pad_axis
+from gapcam.models.gradients.tape import Call, Tape, refuse
 from gapcam.types import ModelError
 
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
-from gapcam.models.gradient_rules_elementwise import ELEMENTWISE_RULES, Rule
-from gapcam.models.gradient_rules_linear import LINEAR_RULES
-from gapcam.models.gradient_rules_reduce import REDUCE_RULES
-from gapcam.models.gradient_rules_shape import SHAPE_RULES
-from gapcam.models.gradient_rules_tape import Tape
+from gapcam.models.gradients.elementwise import ELEMENTWISE_RULES, Rule
+from gapcam.models.gradients.linear import LINEAR_RULES
+from gapcam.models.gradients.reduce import REDUCE_RULES
+from gapcam.models.gradients.shape import SHAPE_RULES
+from gapcam.models.gradients.tape import Tape
 
 RULES: dict[str, Rule] = {**ELEMENTWISE_RULES, **SHAPE_RULES, **REDUCE_RULES, **LINEAR_RULES}
 """The rule of each operation; `Split` is a set of slices, see `gapcam.models.gradients`."""

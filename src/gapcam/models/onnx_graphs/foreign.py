@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from gapcam.models.build import network_of
-from gapcam.models.network import Network
+from gapcam.models.file.build import network_of
+from gapcam.models.file.network import Network
 from gapcam.models.preprocessing import preprocessing_from
 from gapcam.types import ArgumentError, ByteArray, FloatArray, ModelError, Preprocessing, SizeHW
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from gapcam.models.onnx_probe import Probe, Shape
+from gapcam.models.onnx_graphs.probe import Probe, Shape
 from gapcam.models.trace import Op
 
 

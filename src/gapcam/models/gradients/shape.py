@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gapcam.models.gradient_rules_elementwise import Cotangents, Rule
-from gapcam.models.gradient_rules_tape import Call, Tape, refuse
+from gapcam.models.gradients.elementwise import Cotangents, Rule
+from gapcam.models.gradients.tape import Call, Tape, refuse
 
 
 def reshape(tape: Tape, call: Call, cotangent: str) -> Cotangents:

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from gapcam.models.graph import OPSET
-from gapcam.models.modules import float_copy
-from gapcam.models.torch_trace import trace_module
+from gapcam.models.file.assemble import OPSET
+from gapcam.models.pytorch.modules import float_copy
+from gapcam.models.pytorch.trace import trace_module
 from gapcam.types import ModelError, SizeHW
 
 PICTURE = "picture"
@@ -28,10 +28,10 @@ def export_module(
     """The network as ONNX: `picture` float `[B, 3, H, W]` to `logits` `[B, C]`.
 
     The batch, height and width are free; what the graph gives at other sizes than `size_hw` has to
-    be tried (`gapcam.models.sizes`). The module is not changed.
+    be tried (`gapcam.models.heads.sizes`). The module is not changed.
 
     Args:
-        module: Any classifier that `gapcam.models.modules.float_copy` takes.
+        module: Any classifier that `gapcam.models.pytorch.modules.float_copy` takes.
         size_hw: The picture size that it is traced with, pixels.
         program: What `trace_module` gave for it, if that was done.
 

@@ -13,10 +13,10 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from gapcam.models.frozen_norms import FROZEN_OPERATORS, detached
-from gapcam.models.planes import to_planes
-from gapcam.models.torch_fuse import statistics_of
-from gapcam.models.torch_trace import (
+from gapcam.models.pytorch.frozen_norms import FROZEN_OPERATORS, detached
+from gapcam.models.pytorch.fuse import statistics_of
+from gapcam.models.pytorch.planes import to_planes
+from gapcam.models.pytorch.trace import (
     drafts_of,
     logits_of_program,
     no_autocast,

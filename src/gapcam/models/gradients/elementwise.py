@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from onnx import TensorProto
 
-from gapcam.models.gradient_rules_tape import Call, Tape, refuse
+from gapcam.models.gradients.tape import Call, Tape, refuse
 
 Cotangents: TypeAlias = dict[int, str]
 Rule: TypeAlias = Callable[[Tape, Call, str], Cotangents]

@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from gapcam.models.graph_nodes import Nodes
-from gapcam.models.head_maps import (
+from gapcam.models.file.layouts import to_channels_first
+from gapcam.models.file.maps import (
     append_affinity,
     append_gradient_maps,
     append_linear_maps,
     refines_alone,
 )
-from gapcam.models.layouts import to_channels_first
+from gapcam.models.file.network import Network, kept_for, stride_hw
+from gapcam.models.file.nodes import Nodes
 from gapcam.models.model_file import ASKED, INPUT, TOP, card_to_metadata
-from gapcam.models.network import Network, kept_for, stride_hw
 from gapcam.types import ModelCard
 
 OPSET = 18

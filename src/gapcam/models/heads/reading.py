@@ -11,7 +11,7 @@ from itertools import pairwise, product
 from math import prod
 from typing import Literal
 
-from gapcam.models.head_axes import REDUCING, Shape, carried, regrouped
+from gapcam.models.heads.axes import REDUCING, Shape, carried, regrouped
 from gapcam.models.trace import Layout, Step, Trace
 
 End = Literal["mean", "max", "flatten", "token", "attention", "other"]

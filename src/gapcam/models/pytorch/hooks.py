@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gapcam.models.frozen_norms import FrozenStatistics
-from gapcam.models.modules import copy_on, detached_copy
-from gapcam.models.planes import to_planes
-from gapcam.models.torch_network import Gradient, TorchPass
-from gapcam.models.torch_trace import no_autocast
+from gapcam.models.pytorch.frozen_norms import FrozenStatistics
+from gapcam.models.pytorch.modules import copy_on, detached_copy
+from gapcam.models.pytorch.network import Gradient, TorchPass
+from gapcam.models.pytorch.planes import to_planes
+from gapcam.models.pytorch.trace import no_autocast
 from gapcam.models.trace import HeadKind, Layout
 from gapcam.types import ModelError, SizeHW
 

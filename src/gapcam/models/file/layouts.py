@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gapcam.models.graph_nodes import Nodes
+from gapcam.models.file.nodes import Nodes
 from gapcam.models.model_file import INPUT
 from gapcam.models.trace import Layout
 from gapcam.types import SizeHW

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from gapcam.models.aten import Meaning, short_name
+from gapcam.models.pytorch.aten import Meaning, short_name
 from gapcam.models.trace import Step
 
 ELEMENTWISE = frozenset({"activation", "scale", "identity"})

@@ -11,8 +11,8 @@ import difflib
 from dataclasses import dataclass
 from math import prod
 
-from gapcam.models.head_axes import layouts_of
-from gapcam.models.head_reading import Reading, patches_read, reading_of, steps_after
+from gapcam.models.heads.axes import layouts_of
+from gapcam.models.heads.reading import Reading, patches_read, reading_of, steps_after
 from gapcam.models.trace import HeadKind, HeadPlan, Layout, Step, Trace
 from gapcam.types import ModelError, SizeHW
 

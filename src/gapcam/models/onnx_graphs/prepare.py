@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
-from gapcam.models.endings import ENDING_LEFT_OUT
-from gapcam.models.graph import OPSET
-from gapcam.models.network import OWN_DOMAINS, kept_for
-from gapcam.models.onnx_trace import PROBABILITIES, strip_probabilities
+from gapcam.models.file.assemble import OPSET
+from gapcam.models.file.network import OWN_DOMAINS, kept_for
+from gapcam.models.heads.endings import ENDING_LEFT_OUT
+from gapcam.models.onnx_graphs.trace import PROBABILITIES, strip_probabilities
 from gapcam.types import ModelError, SizeHW
 
 PREFIX = "network."

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from gapcam.models.aten import Meaning, Shape, Site, meaning, short_name
-from gapcam.models.modules import LogitsOnly, detached_copy, float_copy
-from gapcam.models.torch_fuse import Draft, fuse
+from gapcam.models.pytorch.aten import Meaning, Shape, Site, meaning, short_name
+from gapcam.models.pytorch.fuse import Draft, fuse
+from gapcam.models.pytorch.modules import LogitsOnly, detached_copy, float_copy
 from gapcam.models.trace import PROBE_BATCH, Step, Trace
 from gapcam.types import ModelError, SizeHW
 
@@ -32,7 +32,7 @@ def trace_module(module: nn.Module, size_hw: SizeHW) -> tuple[ExportedProgram, T
 
     The program takes a float picture `[B, 3, H, W]` on the CPU and gives logits `[B, C]`; it writes
     to no tensor of the module. B is free; height and width are those it is traced with, since
-    tracing with free sides can take minutes (see `gapcam.models.sizes`).
+    tracing with free sides can take minutes (see `gapcam.models.heads.sizes`).
 
     Args:
         module: In any mode, on any device, in any precision; it is left as it is.

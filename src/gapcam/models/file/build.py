@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from gapcam.models.endings import ENDING_LEFT_OUT, difference_before_ending
-from gapcam.models.export import export_module
-from gapcam.models.graph import assemble
-from gapcam.models.head_probe import probe_head
+from gapcam.models.file.assemble import assemble
+from gapcam.models.file.network import Network
+from gapcam.models.file.probe import probe_head
 from gapcam.models.heads import find_head
-from gapcam.models.modules import detached_copy
-from gapcam.models.network import Network
-from gapcam.models.onnx_trace import trace_onnx
-from gapcam.models.prepare import PREFIX, Prepared, prefixed, prepare
-from gapcam.models.sizes import Sizes, rigid, sizes_taken
+from gapcam.models.heads.endings import ENDING_LEFT_OUT, difference_before_ending
+from gapcam.models.heads.sizes import Sizes, rigid, sizes_taken
+from gapcam.models.onnx_graphs.prepare import PREFIX, Prepared, prefixed, prepare
+from gapcam.models.onnx_graphs.trace import trace_onnx
+from gapcam.models.pytorch.export import export_module
+from gapcam.models.pytorch.modules import detached_copy
 from gapcam.products import span
 from gapcam.types import FloatArray, ModelCard, ModelError, Preprocessing, SizeHW
 

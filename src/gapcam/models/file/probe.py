@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from gapcam.models.file.network import Network, StoredWeights
 from gapcam.models.gradients import append_gradient
-from gapcam.models.network import Network, StoredWeights
 from gapcam.models.trace import LINEAR_KINDS
 from gapcam.types import FloatArray, ModelError
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gapcam.models.gradient_rules_elementwise import Cotangents, Rule
-from gapcam.models.gradient_rules_tape import Call, Tape, refuse
+from gapcam.models.gradients.elementwise import Cotangents, Rule
+from gapcam.models.gradients.tape import Call, Tape, refuse
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

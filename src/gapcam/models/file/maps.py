@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from gapcam.models.file.layouts import positions_to_grid
+from gapcam.models.file.network import Network, stride_hw
+from gapcam.models.file.nodes import Nodes
 from gapcam.models.gradients import append_gradient
-from gapcam.models.graph_nodes import Nodes
-from gapcam.models.layouts import positions_to_grid
 from gapcam.models.model_file import ASKED, TOP
-from gapcam.models.network import Network, stride_hw
 from gapcam.types import ModelCard
 
 TINY = 1e-12

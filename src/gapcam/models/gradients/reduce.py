@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from gapcam.models.gradient_rules_elementwise import Cotangents, Rule, norm_part
-from gapcam.models.gradient_rules_tape import Call, Tape, refuse
+from gapcam.models.gradients.elementwise import Cotangents, Rule, norm_part
+from gapcam.models.gradients.tape import Call, Tape, refuse
 
 PER_CHANNEL_GROUP_NORM = 21
 """From this opset on, GroupNormalization has a scale for each channel, not for each group."""

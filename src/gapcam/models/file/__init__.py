@@ -1,0 +1,1 @@
+"""The model file's graph: a network, its head, its maps, put together."""

@@ -1,0 +1,1 @@
+"""ONNX classifiers: made ready, traced, quantized."""

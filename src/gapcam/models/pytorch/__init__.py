@@ -1,0 +1,1 @@
+"""PyTorch classifiers: copied, traced, cut at the head, exported."""
