@@ -1,7 +1,7 @@
 """The int8 variant of a model file: made, proved, and compared with the float one.
 
-The network is quantized on pictures that the user gives (`gapcam.models.onnx_graphs.quantize`); what
-that costs is measured on others of them, and what it gains in one run with the float model.
+The network is quantized on pictures that the user gives; what that costs is measured on others of
+them, and what it gains in one run with the float model.
 """
 
 from __future__ import annotations
