@@ -109,7 +109,7 @@ def ensure_built(recipe: Recipe, tell: Callable[[str], None] | None = None) -> P
     path = model_path(card)
     if not os.path.isfile(path):  # which never raises, unlike Path.is_file
         if tell is not None:
-            tell(f"Building {NAME} once (about 20 s) into {path.parent} ...")
+            tell(f"Building {NAME} once (about 30 s) into {path.parent} ...")
         _build_atomically(card, path)
     return path
 
