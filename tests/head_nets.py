@@ -1,12 +1,20 @@
 """Small networks with every kind of head, for `[B, 3, 64, 64]` pictures; seeded, in eval mode."""
 
+import functools
 import io
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn import functional
+
+from exporter import list_operators_once
+from gapcam.models.pytorch.trace import trace_module
+from gapcam.models.trace import Trace
+
+list_operators_once()
 
 SIDE = 64
 CLASSES = 7
@@ -306,6 +314,12 @@ def _stir(net: nn.Module) -> None:
 
 NETS: dict[str, Callable[[], nn.Module]] = {name: _seeded(make) for name, make in _MAKERS.items()}
 """`NETS[name]()` gives the same network every time."""
+
+
+@functools.cache
+def traced(name: str) -> tuple[ExportedProgram, Trace]:
+    """`NETS[name]` through `trace_module`, which takes a second; for readers only, it is kept."""
+    return trace_module(NETS[name](), (SIDE, SIDE))
 
 
 def old_onnx(net: nn.Module, opset: int = 17, size_hw: tuple[int, int] = (SIDE, SIDE)) -> bytes:

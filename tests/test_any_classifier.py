@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,12 @@ def loaded(net: nn.Module, **options: object) -> gapcam.Localizer:
     return gapcam.load(net, **options)
 
 
+@functools.cache
+def usual(name: str) -> gapcam.Localizer:
+    """A network loaded with no option that it does not need; for readers only, it is kept."""
+    return loaded(NETS[name]())
+
+
 @pytest.fixture(scope="module")
 def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
@@ -57,7 +65,7 @@ def noise() -> np.ndarray:
 @pytest.mark.parametrize("name", KINDS)
 def test_both_engines_give_the_maps_that_the_head_says(name: str, noise: np.ndarray):
     net = NETS[name]()
-    fast, slow = loaded(net, engine="onnx"), loaded(net, engine="torch")
+    fast, slow = usual(name), loaded(net, engine="torch")
     assert fast.card.head == slow.card.head == KINDS[name]
     assert (fast.engine.name, slow.engine.name) == ("onnx", "torch")
     proof = fast.check()
@@ -77,7 +85,7 @@ def test_both_engines_give_the_maps_that_the_head_says(name: str, noise: np.ndar
 
 @pytest.mark.parametrize("name", ["gap_linear", "gap_norm_linear", "tokens_class"])
 def test_the_best_classes_are_those_of_the_scores(name: str, noise: np.ndarray):
-    engine = loaded(NETS[name]()).engine
+    engine = usual(name).engine
     for count in (1, 3, CLASSES):
         out = engine.run_maps(noise, count)
         np.testing.assert_array_equal(out.classes, np.argsort(-out.logits, 1)[:, :count])
@@ -87,25 +95,25 @@ def test_the_best_classes_are_those_of_the_scores(name: str, noise: np.ndarray):
 
 def test_maps_have_the_shape_of_pictures_that_are_not_square(noise: np.ndarray):
     wide = np.concatenate([noise, noise], 2)
-    assert loaded(NETS["gap_linear"]()).engine.run_maps(wide, 1).maps.shape == (3, 1, 4, 8)
+    assert usual("gap_linear").engine.run_maps(wide, 1).maps.shape == (3, 1, 4, 8)
 
 
 def test_a_network_of_one_size_says_so():
-    localizer = loaded(NETS["flatten_linear"]())
+    localizer = usual("flatten_linear")
     assert localizer.card.fixed_hw == (SIDE, SIDE)
     with pytest.raises(ArgumentError, match=r"takes pictures of 64 x 64 only, not "):
         gapcam.Localizer(localizer.engine, localizer.card, gapcam.RECIPES["fast"])
 
 
 def test_a_network_without_finer_features_gets_the_papers_recipe():
-    localizer = loaded(NETS["tokens_mean"]())
+    localizer = usual("tokens_mean")
     assert localizer.recipe.name == "paper"
     with pytest.raises(ArgumentError, match=r"no features at half its map's stride.*paper"):
         loaded(NETS["tokens_mean"](), recipe="default")
 
 
 def test_recipes_of_another_network_say_so():
-    recipe = loaded(NETS["gap_linear"]()).recipe
+    recipe = usual("gap_linear").recipe
     assert (recipe.name, recipe.input_size_hw) == ("default", (SIDE, SIDE))
     assert recipe.chosen_on.endswith("with efficientnet-lite0 and not with this network")
     assert (recipe.cost, recipe.chosen_score) == (0.0, "")
@@ -139,7 +147,7 @@ def test_the_choice_of_engine_is_said_and_can_be_forced():
     assert forced.engine.name == "torch"
     assert any("runs on PyTorch: as asked" in words for words in heard)
     assert "Engine: torch." in str(forced.check())
-    assert "Engine: onnx." in str(loaded(NETS["gap_linear"]()).check())
+    assert "Engine: onnx." in str(usual("gap_linear").check())
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])

@@ -334,18 +334,20 @@ def test_a_model_file_that_is_none_is_named(tmp_path: Path, content: bytes | Non
     assert done.err.count("\n") == 1
 
 
-def test_a_damaged_model_in_the_cache_is_built_again(
+def test_a_damaged_model_is_built_again_and_no_code_of_the_working_folder_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (built,) = re.findall(r"built: (.*)\n", call("models").out)
     damaged = tmp_path / Path(built).name
     damaged.write_bytes(Path(built).read_bytes()[:100_000])
-    monkeypatch.setenv("GAPCAM_CACHE", str(tmp_path))
+    (tmp_path / "csv.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GAPCAM_CACHE", ".")
     done = localize(CAT)
-    assert done.code == 0
-    assert done.out == localize(CAT).out
+    assert (done.code, done.out) == (0, localize(CAT).out)
     assert re.fullmatch(r"Building efficientnet-lite0 once .*\n", done.err)
     assert damaged.stat().st_size > 10_000_000
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_cache_that_cannot_be_made_is_named_with_its_variable(

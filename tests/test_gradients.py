@@ -15,10 +15,12 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from exporter import list_operators_once
 from gapcam.models.gradients import Gradient, append_gradient
 from gapcam.types import ModelError
 from gradient_tools import model_of, run
 
+list_operators_once()
 CLASSES, SIDE = 7, 64
 
 
@@ -131,7 +133,7 @@ def swin():
 
     config = SwinConfig(
         embed_dim=24,
-        depths=[2, 2],
+        depths=[1, 1],
         num_heads=[2, 4],
         window_size=4,
         image_size=SIDE,

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,14 +13,21 @@ from gapcam.models.heads import find_head
 from gapcam.models.heads.axes import carried, regrouped
 from gapcam.models.onnx_graphs.trace import trace_onnx
 from gapcam.models.pytorch.trace import trace_module
-from gapcam.models.trace import HeadPlan, Layout, Step, Trace
+from gapcam.models.trace import Layout, Step, Trace
 from gapcam.types import ModelError
-from head_nets import CHANNELS, CLASSES, NETS, SIDE, TOKENS, Headed, Residual, gap, old_onnx, trunk
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of its own modules and of the libraries that it tries
-    import transformers
-transformers.logging.set_verbosity_error()
+from head_nets import (
+    CHANNELS,
+    CLASSES,
+    NETS,
+    SIDE,
+    TOKENS,
+    Headed,
+    Residual,
+    gap,
+    old_onnx,
+    traced,
+    trunk,
+)
 
 PLANE = Layout(1, (2, 3), (4, 4))
 PATCHES = Layout(2, (1,), (8, 8))
@@ -77,8 +82,7 @@ def pictures(*size_hw: int) -> np.ndarray:
 @pytest.mark.parametrize("name", FOUND)
 @pytest.mark.parametrize("front", ["onnx", "torch"])
 def test_every_kind_of_head_is_found_from_both_front_ends(name: str, front: str):
-    net = NETS[name]()
-    trace = onnx_trace(net) if front == "onnx" else trace_module(net, (SIDE, SIDE))[1]
+    trace = onnx_trace(NETS[name]()) if front == "onnx" else traced(name)[1]
     plan = find_head(trace)
     kind, channels, layout = FOUND[name]
     assert (plan.kind, plan.layout) == (kind, layout)
@@ -285,89 +289,6 @@ def test_residual_networks_are_cut_only_where_nothing_passes_by():
         with pytest.raises(ModelError, match="every path"):
             find_head(onnx_trace(net), layer)
     assert plan.layout == PLANE
-
-
-REAL = {
-    "ResNet": ("gap-linear", 0, {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}),
-    "RegNet": (
-        "gap-linear",
-        0,
-        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
-    ),
-    "MobileNetV1": ("gap-linear", 0, {"depth_multiplier": 0.25}),
-    "MobileNetV2": ("gap-linear", 0, {"depth_multiplier": 0.25}),
-    "Bit": (
-        "gap-linear",
-        0,
-        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_groups": 4},
-    ),
-    "ConvNext": (
-        "gap-norm-linear",
-        0,
-        {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
-    ),
-    "Swin": (
-        "gap-linear",
-        0,
-        {"image_size": 64, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4},
-    ),
-    "ViT": ("class-token", 1, {"intermediate_size": 32}),
-    "DeiT": ("class-token", 2, {"intermediate_size": 32}),
-    "Dinov2": ("token-mix", 1, {}),
-    "Dinov2WithRegisters": ("token-mix", 5, {"num_register_tokens": 4}),
-    "Siglip": ("gap-linear", 0, {}),
-    "PoolFormer": (
-        "gap-linear",
-        0,
-        {
-            "depths": [1, 1],
-            "hidden_sizes": [8, 16],
-            "num_encoder_blocks": 2,
-            "patch_sizes": [7, 3],
-            "strides": [4, 2],
-            "padding": [2, 1],
-        },
-    ),
-    "Segformer": (
-        "gap-linear",
-        0,
-        {
-            "depths": [1, 1],
-            "hidden_sizes": [8, 16],
-            "num_encoder_blocks": 2,
-            "num_attention_heads": [1, 2],
-            "sr_ratios": [2, 1],
-            "patch_sizes": [7, 3],
-            "strides": [4, 2],
-            "mlp_ratios": [2, 2],
-        },
-    ),
-}
-TRANSFORMER = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 64,
-    "patch_size": 16,
-}
-
-
-def real(name: str) -> nn.Module:
-    options = dict(REAL[name][2])
-    if name in ("ViT", "DeiT", "Dinov2", "Dinov2WithRegisters"):
-        options |= TRANSFORMER
-    if name == "Siglip":
-        options = {"vision_config": {**TRANSFORMER, "intermediate_size": 32}}
-    config = getattr(transformers, f"{name}Config")(num_labels=CLASSES, **options)
-    ending = "ForImageClassificationWithTeacher" if name == "DeiT" else "ForImageClassification"
-    return getattr(transformers, name + ending)(config).eval()
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_real_networks_of_transformers(name: str):
-    plan: HeadPlan = find_head(trace_module(real(name), (64, 64))[1])
-    assert (plan.kind, plan.layout.first_patch) == REAL[name][:2]
-    assert plan.layout.grid_hw[0] == plan.layout.grid_hw[1] >= 2
 
 
 def test_reshapes_are_taken_apart_into_the_axes_that_turn_into_each_other():

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gapcam.models.pytorch.network import TorchNetwork
-from gapcam.models.pytorch.trace import trace_module
 from gapcam.models.trace import HeadPlan, Layout, Trace
-from head_nets import NETS, SIDE
+from head_nets import NETS, traced
 
 PLANE = Layout(1, (2, 3), (4, 4))
 
@@ -194,7 +193,7 @@ BY_HAND: dict[str, ByHand] = {
 def network(name: str) -> TorchNetwork:
     """The traced network, cut where `BY_HAND` says."""
     hand = BY_HAND[name]
-    program, trace = trace_module(NETS[name](), (SIDE, SIDE))
+    program, trace = traced(name)
     plan = HeadPlan(hand.kind, hand.named(trace), hand.layout, (), None, None, "")
     return TorchNetwork(program, plan)
 
