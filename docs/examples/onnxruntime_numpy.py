@@ -44,8 +44,10 @@ def run(session, pixels):
     return dict(zip(names, session.run(names, {"images": pixels[np.newaxis]}), strict=True))
 
 
-def softmax(logits):
-    """Probabilities `[C]` of logits `[C]`."""
+def probabilities(logits, rule):
+    """Probabilities `[C]` of logits `[C]`: softmax, or sigmoid where classes go together."""
+    if rule == "sigmoid" or len(logits) == 1:
+        return 1 / (1 + np.exp(-logits))
     powers = np.exp(logits - logits.max())
     return powers / powers.sum()
 
@@ -146,11 +148,14 @@ def localize(session, image):
     outputs = run(session, np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)))
     if recipe["refine"] != "none" and "top_refined" not in outputs:
         raise SystemExit(f"recipe {recipe['name']!r} takes two passes: export a recipe of one pass")
-    logits, scores = outputs["logits"][0], softmax(outputs["logits"][0])
+    logits = outputs["logits"][0]
+    scores = probabilities(logits, card["scores"])
     found = []
     for i, class_id in enumerate(outputs["top_classes"][0].tolist()):
         class_map = outputs["top_maps"][0, i]
         heat = heat_of(outputs.get("top_refined", outputs["top_maps"])[0, i], class_map, recipe)
+        if class_id in card["placeless"]:  # it means that nothing is there
+            heat = np.zeros_like(heat)
         found.append(
             {
                 "label": card["labels"][class_id],

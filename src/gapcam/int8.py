@@ -204,6 +204,7 @@ def _compare(
 ) -> Int8Report:
     _tell(tell, f"Comparing on {len(pictures)} pictures ...")
     agreed, ious, changes = [], [], []
+    rule = full.card.scores
     for start in range(0, len(pictures), BATCH):
         batch = pictures[start : start + BATCH]
         pixels = np.stack([picture.pixels for picture in batch])
@@ -211,7 +212,7 @@ def _compare(
         best = before.argmax(1)[:, np.newaxis]
         agreed += (after.argmax(1) == best[:, 0]).tolist()
         change = np.take_along_axis(
-            np.abs(class_scores(after) - class_scores(before)), best, axis=1
+            np.abs(class_scores(after, rule) - class_scores(before, rule)), best, axis=1
         )
         changes += change[:, 0].tolist()
         names = paths[start : start + BATCH]

@@ -64,7 +64,8 @@ class Seen:
         maps: Raw class maps `[B, n, h, w]`, signed, logit units.
         evidence: The maps after the recipe's refinement, of both passes where it has two,
             `[B, n, h2, w2]`; else the maps.
-        heat: Evidence resampled and normalized to 0..1 by the recipe, `[B, n, H, W]`.
+        heat: Evidence resampled and normalized to 0..1 by the recipe, `[B, n, H, W]`; all zero for
+            a class that means that nothing is there.
     """
 
     classes: IntArray
@@ -249,7 +250,7 @@ class Localizer:
             return []
         seen = self.see(pictures, wanted)
         heat, classes = seen.heat, seen.classes
-        scores = np.take_along_axis(class_scores(seen.logits), classes, axis=1)
+        scores = np.take_along_axis(class_scores(seen.logits, self.card.scores), classes, axis=1)
         regions = find_all_regions(heat.reshape(-1, *heat.shape[2:]), self.recipe)
         count = classes.shape[1]
         return [
@@ -293,6 +294,7 @@ class Localizer:
             finer_maps = self.engine.run_maps(self._evidence_pixels(pictures), out.classes).maps
             evidence = fuse(evidence, refine(finer_maps, fine, self.recipe))
         heat = to_heat(evidence, maps, self.recipe)
+        heat[np.isin(out.classes, self.card.placeless)] = 0
         return Seen(out.classes, out.logits, maps, evidence, heat)
 
     def _evidence_pixels(self, pictures: Sequence[Picture]) -> ByteArray:

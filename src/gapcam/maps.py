@@ -36,12 +36,21 @@ def softmax(logits: FloatArray) -> FloatArray:
     return scores
 
 
-def class_scores(logits: FloatArray) -> FloatArray:
-    """Scores 0..1, `[B, C]`: the softmax; of a network with one class, its sigmoid."""
-    if logits.shape[-1] == 1:
-        alone: FloatArray = (1 / (1 + np.exp(-logits))).astype(np.float32)
-        return alone
-    return softmax(logits)
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-logits)), of any shape; never overflows."""
+    small = np.exp(-np.abs(logits))
+    scores: FloatArray = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    return scores.astype(np.float32)
+
+
+def class_scores(logits: FloatArray, rule: str = "softmax") -> FloatArray:
+    """Scores 0..1, `[B, C]`, by the card's rule; of a network with one class, the sigmoid.
+
+    Args:
+        logits: `[B, C]`.
+        rule: `ModelCard.scores`: `softmax`, or `sigmoid`.
+    """
+    return sigmoid(logits) if rule == "sigmoid" or logits.shape[-1] == 1 else softmax(logits)
 
 
 def top_classes(logits: FloatArray, count: int) -> IntArray:

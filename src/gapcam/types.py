@@ -215,7 +215,7 @@ class Detection:
     Attributes:
         label: The class name.
         class_id: Its index in the model's labels.
-        score: Softmax probability, 0..1.
+        score: Probability, 0..1: softmax, or sigmoid where a picture may show several classes.
         box_xyxy: The box in original pixels, or None when the class has no positive evidence.
         peak_xy: Where the heat is highest, in original pixels; None with no positive evidence.
         map: The raw class map `[h, w]`, signed, logit units: `mean(map) + bias = logit`.
@@ -315,6 +315,9 @@ class ModelCard:
         fixed_hw: The only input size that the network takes; None: any.
         fixed_batch: The only batch that it takes; None: any.
         fine_features: Whether it has features at half the map's stride, to refine maps with.
+        scores: How logits become scores: `softmax`, or `sigmoid` where a picture may show several
+            classes.
+        placeless: The classes that mean that nothing is there ("normal"): they get no box.
     """
 
     name: str
@@ -330,3 +333,5 @@ class ModelCard:
     fixed_hw: SizeHW | None = None
     fixed_batch: int | None = None
     fine_features: bool = True
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    placeless: tuple[int, ...] = ()

@@ -186,8 +186,11 @@ function planes({ data, dims }) {
   }));
 }
 
-/** Probabilities of logits. */
-export function softmax(logits) {
+/** Probabilities of logits: softmax, or sigmoid where classes go together. */
+export function probabilities(logits, rule) {
+  if (rule === "sigmoid" || logits.length === 1) {
+    return Array.from(logits, (logit) => 1 / (1 + Math.exp(-logit)));
+  }
   const highest = maximum(logits);
   const powers = Array.from(logits, (logit) => Math.exp(logit - highest));
   const total = powers.reduce((sum, power) => sum + power, 0);
@@ -196,11 +199,12 @@ export function softmax(logits) {
 
 /** What is in a picture and where: one object for each of the best classes, best first. */
 export async function localize(ort, model, picture) {
-  const { input_size_hw: size, labels, recipe } = model.card;
+  const { input_size_hw: size, labels, placeless, recipe } = model.card;
   const seen = await run(ort, model, squash(picture, size));
-  const scores = softmax(seen.logits);
+  const scores = probabilities(seen.logits, model.card.scores);
   return seen.classes.map((classId, i) => {
     const heat = heatOf(seen.evidence[i], seen.maps[i], recipe);
+    if (placeless.includes(classId)) heat.data.fill(0); // it means that nothing is there
     const mean = seen.maps[i].data.reduce((sum, x) => sum + x, 0) / seen.maps[i].data.length;
     return {
       classId,

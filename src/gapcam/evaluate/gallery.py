@@ -103,7 +103,7 @@ def _item(
         image=image,
         truth_label=localizer.card.labels[class_id],
         predicted_label=localizer.card.labels[top],
-        predicted_score=float(class_scores(seen.logits)[0, top]),
+        predicted_score=float(class_scores(seen.logits, localizer.card.scores)[0, top]),
         iou=iou,
     )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, cast, get_args
 
 from gapcam.models.trace import HeadKind
 from gapcam.types import ArgumentError, ModelCard, ModelError, Recipe
 
-FORMAT = 2
+FORMAT = 3
 INPUT = "images"
 ASKED = "asked_classes"
 TOP = "top"
@@ -75,6 +75,12 @@ def card_from_metadata(metadata: Mapping[str, str], origin: str) -> ModelCard:
         ) from error
 
 
+def _scores(value: str) -> Literal["softmax", "sigmoid"]:
+    if value not in ("softmax", "sigmoid"):
+        raise ValueError(f"scores: expected softmax or sigmoid, got {value!r}")
+    return cast("Literal['softmax', 'sigmoid']", value)
+
+
 def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
     if fields["format"] != FORMAT:
         raise ModelError(
@@ -107,6 +113,8 @@ def _card(fields: Mapping[str, Any], origin: str) -> ModelCard:
         fixed_hw=None if fields["fixed_hw"] is None else tuple(fields["fixed_hw"]),
         fixed_batch=fields["fixed_batch"],
         fine_features=fields["fine_features"],
+        scores=_scores(fields["scores"]),
+        placeless=tuple(map(int, fields["placeless"])),
         sources=dict(fields["sources"]),
         version=fields["version"],
     )
