@@ -13,6 +13,10 @@ EXACT_KINDS = frozenset({"gap-linear", "gap-norm-linear", "flatten-linear"})
 _WORDS = {
     "flatten-hidden": "first-order, NOT exact (gapcam train gives it a GAP head, whose maps are)",
     "gmp-linear": "the paper's for maximum pooling, NOT exact",
+    "lse-linear": "the paper's for log-sum-exp pooling, NOT exact (each score lies between its "
+    "map's mean and maximum, plus the bias)",
+    "tap-linear": "the paper's for thresholded average pooling, NOT exact (each score is of the "
+    "positions that exceed a share of their channel's maximum)",
     "gradcam": "Grad-CAM's, which do not add up to scores: NOT exact",
     "layercam": "LayerCAM's, which do not add up to scores: NOT exact",
 }

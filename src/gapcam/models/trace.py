@@ -87,6 +87,8 @@ class Trace:
 HeadKind = Literal[
     "gap-linear",
     "gmp-linear",
+    "lse-linear",
+    "tap-linear",
     "gap-norm-linear",
     "gap-hidden",
     "flatten-linear",
@@ -96,13 +98,16 @@ HeadKind = Literal[
     "other",
 ]
 """`gap-linear`: mean over positions, then affine steps only. `gmp-linear`: maximum, then affine.
+`lse-linear`, `tap-linear`: one linear layer under log-sum-exp and thresholded average pooling, of
+nets that gapcam trained (`gapcam.models.pooling`); another tool's is `other`.
 `gap-norm-linear`: mean, a norm of the pooled vector, affine steps. `gap-hidden`: mean, then at
 least one activation between affine steps. `flatten-*`: every position has weights of its own.
 `class-token`: a token read after attention mixed the positions into it. `token-mix`: mean of the
 patches beside a token. `other`: everything else that can be differentiated."""
 
-LINEAR_KINDS = frozenset({"gap-linear", "gmp-linear"})
-"""Heads that are one matrix `[C, K]` and one bias `[C]` on features pooled alike everywhere."""
+LINEAR_KINDS = frozenset({"gap-linear", "gmp-linear", "lse-linear", "tap-linear"})
+"""Heads that are one matrix `[C, K]` and one bias `[C]` on features pooled alike everywhere: the
+class maps are M = W f."""
 
 
 @dataclass(frozen=True, slots=True)

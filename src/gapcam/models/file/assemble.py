@@ -22,6 +22,7 @@ from gapcam.models.file.maps import (
 )
 from gapcam.models.file.network import Network, kept_for, stride_hw
 from gapcam.models.file.nodes import Nodes
+from gapcam.models.file.pools import append_pooled_logits
 from gapcam.models.model_file import ASKED, INPUT, TOP, card_to_metadata
 from gapcam.types import ModelCard
 
@@ -77,7 +78,7 @@ def _preprocess(n: Nodes, network: Network) -> None:
 
 
 def _logits(n: Nodes, network: Network) -> None:
-    """The network's own logits, or S = W mean_xy f + b of a head that replaces its own."""
+    """The network's own logits, or those of a pooled linear head that replaces its own."""
     stored = network.stored_weights
     if stored is not None:
         n.add("Transpose" if stored.transposed else "Identity", [stored.name], "head_weights")
@@ -87,8 +88,7 @@ def _logits(n: Nodes, network: Network) -> None:
     if network.logits is not None:
         n.add("Identity", [network.logits], "logits")
         return
-    pooled = n.add("ReduceMean", ["features", n.integers(2, 3)], keepdims=0)
-    n.add("Gemm", [pooled, "head_weights", "head_bias"], "logits", transB=1)
+    append_pooled_logits(n, network)
 
 
 def _inputs(network: Network) -> list[onnx.ValueInfoProto]:

@@ -39,7 +39,7 @@ class Network:
         layout: Of `features`.
         fine: The last tensor at half the map's stride, or None.
         fine_layout: Of `fine`.
-        logits: `[B, C]`; None: `weights` and `bias` make them.
+        logits: `[B, C]`; None: `weights` and `bias` make them, as `kind` says.
         weights: Head `[C, K]` where it is linear on pooled features, else None.
         stored_weights: The constant of `proto` that holds them, or holds them transposed; None:
             there is none.
@@ -51,6 +51,7 @@ class Network:
         fixed_hw: The only input size it takes; None: any.
         fixed_batch: The only batch it takes; None: any.
         size_multiple: What the sides of its input must be multiples of.
+        pool_value: r of `lse-linear`, theta of `tap-linear` (`gapcam.models.pooling`); else None.
     """
 
     proto: onnx.ModelProto
@@ -71,6 +72,7 @@ class Network:
     fixed_batch: int | None = None
     size_multiple: int = 1
     stored_weights: StoredWeights | None = None
+    pool_value: float | None = None
 
     @property
     def opset(self) -> int:
