@@ -206,7 +206,7 @@ WRONG = {
         "int8: expected at least 8 pictures to calibrate on, got 1",
     ),
     "no pictures": (2, ["net.onnx", OUT, SETTINGS, "--int8", "nothing*.png"], "nothing*.png"),
-    "a model file": (2, ["out/net.onnx", OUT], "is a gapcam model file already"),
+    "the model itself": (2, ["out/net.onnx", "out/net.onnx"], "is the model itself"),
 }
 
 

@@ -214,13 +214,15 @@ def test_wrong_options_are_named(options, words, foreign, tmp_path):
 # --- a gapcam model file, and 8 bits ----------------------------------------------------------
 
 
-def test_a_model_file_is_one_already(exported, tmp_path):
+def test_a_model_file_is_copied(exported, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(exported.path, run / "model.onnx")
     for model in (exported.path, run):
-        with pytest.raises(ArgumentError, match=r"is a gapcam model file already: copy it, or"):
-            export(model, tmp_path / "out.onnx")
+        report = export(model, tmp_path / "out.onnx")
+        assert (tmp_path / "out.onnx").read_bytes() == exported.path.read_bytes()
+        assert report.proof.exact
+        (tmp_path / "out.onnx").unlink()
     with pytest.raises(ArgumentError, match=r"holds its own labels: leave labels out"):
         export(exported.path, tmp_path / "out.onnx", labels=LABELS)
     with pytest.raises(ArgumentError, match=r"is the model itself"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,15 +105,14 @@ def export(
     than one, its logits and maps are compared with those of the network that it was made from.
 
     Args:
-        model: As `gapcam.load` takes it; of a gapcam model file, only the int8 variant is made.
+        model: As `gapcam.load` takes it. A gapcam model file or run folder is proved and copied.
         out: The file, `.onnx`; an older one is replaced when the new one is good.
         int8: Pictures to quantize to 8 bits with (`gapcam.int8.export_int8`); None keeps floats.
         tell: Called with a word of progress.
         **options: As `gapcam.load` takes them.
 
     Raises:
-        ArgumentError: As `gapcam.load`; or `out` is no `.onnx`, or is the model itself; or the
-            model is a gapcam model file and there is nothing to do.
+        ArgumentError: As `gapcam.load`; or `out` is no `.onnx`, or is the model itself.
         ModelError: The network cannot be exported, or the file's outputs differ.
         OutputError: The file cannot be written.
     """
@@ -132,7 +132,7 @@ def export(
             made = make(file_of(model) or model, replace(chosen, engine="onnx"), tell)
             localizer, report = _written(part, out, made)
         else:
-            localizer, report = _as_it_is(opened, out, pictures is not None)
+            localizer, report = _as_it_is(opened, part, out)
         if pictures is not None:
             small = export_int8(localizer, pictures, part, tell)
             report = replace(report, int8=small)
@@ -171,16 +171,13 @@ def _written(part: Path, out: Path, made: Made) -> tuple[Localizer, ExportReport
 
 
 def _as_it_is(
-    opened: tuple[OnnxEngine, ModelCard], out: Path, wanted: bool
+    opened: tuple[OnnxEngine, ModelCard], part: Path, out: Path
 ) -> tuple[Localizer, ExportReport]:
-    """A gapcam model file, which was checked when it was made."""
+    """A gapcam model file, which was compared with its network when it was made: copied."""
     engine, card = opened
-    if not wanted:
-        raise ArgumentError(
-            f"{engine.path}: is a gapcam model file already: copy it, or give pictures to make its "
-            "int8 variant"
-        )
     localizer = proved(engine, card, None, str(engine.path))
+    with output_errors(out):
+        shutil.copyfile(engine.path, part)
     return localizer, ExportReport(out, localizer.check(), "", (), card.fixed_hw)
 
 

@@ -18,7 +18,7 @@ SourceArgument = Annotated[
         metavar="MODEL",
         show_default=False,
         help="timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, an ONNX classifier, or the embedded "
-        "efficientnet-lite0; with --int8, a gapcam model file or run folder too.",
+        "efficientnet-lite0; a run folder or gapcam model file is proved and copied.",
     ),
 ]
 FileArgument = Annotated[
