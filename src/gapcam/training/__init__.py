@@ -1,0 +1,1 @@
+"""Training on class labels: what is read, how it is fitted, what a run folder holds."""
