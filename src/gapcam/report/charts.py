@@ -18,11 +18,15 @@ from gapcam.report.words import count, percent, span
 
 Values: TypeAlias = Sequence["float | None"]
 Kind: TypeAlias = Literal["dot", "bar", "baseline"]
+Ticks: TypeAlias = Sequence[tuple[float, str]]
+"""Places on an axis, 0..1, and what stands there."""
 
 CURVE_SIDE = 1000
 """The nested SVG of curves is this many units wide and high."""
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_FRACTIONS: Ticks = tuple((v, f"{v:g}") for v in _QUARTERS)
+_PERCENTS: Ticks = tuple((v, f"{100 * v:.0f}") for v in _QUARTERS)
 _LABEL_GAP = 0.05  # of the height of a chart, between two labels at its side
 _BELOW, _ABOVE = 17, -7  # where a label stands to its curve, pixels
 _FLOOR = 0.1  # lower curves are labelled above, as the axis is below
@@ -161,6 +165,7 @@ def plot(
     marks: Sequence[Mark],
     axes: tuple[str, str],
     cursor: float | None = None,
+    ticks: tuple[Ticks, Ticks] = (_FRACTIONS, _PERCENTS),
 ) -> Markup:
     """Curves in the unit square.
 
@@ -171,6 +176,7 @@ def plot(
         marks: Points, drawn above all curves.
         axes: What is on x and on y, in words.
         cursor: Where the movable line stands at first, in 0..1; it is hidden without.
+        ticks: What stands along x and along y.
     """
     side = CURVE_SIDE
     paths = Markup("").join(
@@ -187,7 +193,7 @@ def plot(
     ).format(
         title=title,
         words=words,
-        frame=_frame(axes),
+        frame=_frame(axes, ticks),
         side=side,
         paths=paths,
         line=_cursor(cursor),
@@ -219,22 +225,22 @@ def _units(value: float, side: int) -> str:
     return f"{round(value * side, 1) + 0.0:g}"
 
 
-def _frame(axes: tuple[str, str]) -> Markup:
+def _frame(axes: tuple[str, str], ticks: tuple[Ticks, Ticks]) -> Markup:
     lines = Markup("").join(
         Markup(
             '<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
             '<text class="y" x="0" y="{y}" dx="-8" dy="0.35em">{label}</text>'
-        ).format(y=share(1 - v), label=f"{100 * v:.0f}")
-        for v in _QUARTERS
+        ).format(y=share(1 - v), label=label)
+        for v, label in ticks[1]
     )
-    return lines + _names(axes)
+    return lines + _names(axes, ticks[0])
 
 
-def _names(axes: tuple[str, str]) -> Markup:
+def _names(axes: tuple[str, str], ticks: Ticks = _FRACTIONS) -> Markup:
     """What is on x and on y, and the numbers along x."""
     places = Markup("").join(
-        Markup('<text class="x" x="{}" y="100%" dy="18">{}</text>').format(share(v), f"{v:g}")
-        for v in _QUARTERS
+        Markup('<text class="x" x="{}" y="100%" dy="18">{}</text>').format(share(v), label)
+        for v, label in ticks
     )
     names = Markup(
         '<text class="x name" x="50%" y="100%" dy="40">{}</text>'

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from gapcam.outputs import replacing
 from gapcam.report.charts import axis_labels
 from gapcam.report.curves import accuracy_chart, iou_chart, pixel_chart
 from gapcam.report.facts import fact_groups, left_out
+from gapcam.report.frame import environment, style_and_script, whole
 from gapcam.report.gallery import GalleryItem, gallery_groups
 from gapcam.report.scores import (
     baseline_bound,
@@ -26,8 +24,6 @@ from gapcam.report.scores import (
 from gapcam.report.summary import banner, sentences, warnings
 from gapcam.report.tables import breakdowns, class_table, threshold_table
 from gapcam.report.words import BADGE, counted, percent
-
-_HERE = Path(__file__).parent
 
 
 def write_report(path: Path, result: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> None:
@@ -52,16 +48,9 @@ def render_report(result: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> 
     Labels and file names are untrusted: whatever they hold is shown as text. What UTF-8 cannot
     hold (bytes of odd file names) is shown as escapes.
     """
-    script = _asset("report.js")
     template = _environment().get_template("report.html.j2")
-    html = template.render(
-        style=Markup(_asset("report.css")),  # noqa: S704 (our own file)
-        script=Markup(script),  # noqa: S704 (our own file)
-        policy=_policy(script),
-        groups=gallery_groups(gallery),
-        **_content(result),
-    )
-    return html.encode("utf-8", "backslashreplace").decode("utf-8")
+    html = template.render(groups=gallery_groups(gallery), **style_and_script(), **_content(result))
+    return whole(html)
 
 
 def _content(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,27 +77,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals.update(axis=axis_labels(), badge=BADGE)
-    environment.filters.update(percent=percent, counted=counted)
-    return environment
-
-
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
-
-
-def _policy(script: str) -> str:
-    """What the browser may do: run this very script, use inline styles, show embedded pictures."""
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    templates = environment()
+    templates.globals.update(axis=axis_labels(), badge=BADGE)
+    templates.filters.update(percent=percent, counted=counted)
+    return templates

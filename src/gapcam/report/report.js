@@ -31,6 +31,7 @@ function setUpTheme() {
 // Charts: a line follows the pointer or the slider; the legend shows the values where it stands.
 const numbers = (text) => text.split(" ").map((word) => (word === "-" ? null : Number(word)));
 const percent = (value) => (value === null ? "\u2013" : `${(100 * value).toFixed(1)}\u00a0%`);
+const plain = (value) => (value === null ? "\u2013" : String(value));
 
 function setUpChart(figure) {
   const area = figure.querySelector(".area");
@@ -42,7 +43,7 @@ function setUpChart(figure) {
     cell, first: cell.textContent, values: numbers(cell.dataset.values), percent: "percent" in cell.dataset,
   }));
   const start = { x: cursor.getAttribute("x1"), shown: cursor.style.display, at: slider.value };
-  const text = (reading, i) => (reading.percent ? percent(reading.values[i]) : String(reading.values[i]));
+  const text = (reading, i) => (reading.percent ? percent : plain)(reading.values[i]);
 
   function moveLine(x, shown) {
     cursor.setAttribute("x1", x);
