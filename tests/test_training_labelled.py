@@ -151,7 +151,7 @@ def test_single_label_table(tmp_path):
     "lines",
     [
         ("image,labels", "a.jpg,cat;dog", "b.jpg,dog|cat", "c.jpg,cat", "d.jpg,"),
-        ("image,label", "a.jpg,cat", "b.jpg,dog;cat", "a.jpg,dog", "c.jpg,cat", "d.jpg,"),
+        ("image,labels", "a.jpg,cat", "b.jpg,dog;cat", "a.jpg,dog", "c.jpg,cat", "d.jpg,"),
         ("cat,image,dog", "1,a.jpg,1", "1.0,b.jpg,True", "1,c.jpg,0", "0,d.jpg,false"),
     ],
 )
@@ -221,11 +221,11 @@ HEAD = "image,label"
         ((HEAD, "a.jpg,caf\udce9"), "line 2: label: expected UTF-8 text"),
         ((HEAD, 'a.jpg,"x'), "expected comma-separated values"),
         ((HEAD, *(f"{i}.jpg,x" for i in range(5))), r"5 of 5 are not there: .*and 2 more"),
-        ((HEAD, "a.jpg,x", "b.jpg,y", "c.jpg,", "d.jpg,x"), r"c.jpg \(line 4\): none; fill"),
+        ((HEAD, "a.jpg,x", "b.jpg,y", "c.jpg,", "d.jpg,x"), r"c.jpg \(line 4\): none; mend"),
         ((HEAD, "a.jpg,x", "b.jpg,X"), "got 'X' and 'x'"),
         ((HEAD, "a.jpg,x", "b.jpg,x"), "two classes or more"),
         ((HEAD, "a.jpg,x", "b.jpg,y"), "a single one of 'x', 'y'"),
-        ((HEAD, "a.jpg,x;y;z", "b.jpg,x"), "got 2 pictures of 3 classes"),
+        (("image,labels", "a.jpg,x;y;z", "b.jpg,x"), "got 2 pictures of 3 classes"),
         (("image,x,y", "a.jpg,1,0", "b.jpg,1,0"), "none of 'y'"),
         ((f"{HEAD},part", "a.jpg,x,dev"), "line 2: part: expected train, val .*got 'dev'"),
         ((f"{HEAD},part", "a.jpg,x,train", "./a.jpg,x,val"), r"one part.*a.jpg \(line 2, line 3\)"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gapcam.recipes import RECIPES
     from gapcam.samples import sample_pictures
     from gapcam.sheet import contact_sheet
+    from gapcam.trainer import train
     from gapcam.types import Detection, GapcamError, Localization, Preprocessing, Recipe
 
 _HOME = {
@@ -39,10 +40,12 @@ _HOME = {
     "export": "exporting",
     "load": "loading",
     "sample_pictures": "samples",
+    "train": "trainer",
 }
 
 __all__ = [  # noqa: RUF022
     "load",
+    "train",
     "export",
     "Localizer",
     "Localization",

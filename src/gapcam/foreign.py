@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gapcam.engines.onnx import OnnxEngine
 from gapcam.models import embedded
@@ -23,6 +23,7 @@ from gapcam.types import (
     ModelCard,
     ModelError,
     Preprocessing,
+    Recipe,
     SizeHW,
 )
 
@@ -327,6 +328,32 @@ def _card(
         fixed_batch=fixed_batch,
         fine_features=head.fine,
     )
+
+
+def card_of_network(
+    network: Network,
+    *,
+    name: str,
+    labels: tuple[str, ...],
+    aliases: tuple[tuple[str, ...], ...],
+    sources: Mapping[str, str],
+    recipe: Recipe | None = None,
+    **fields: Any,
+) -> ModelCard:
+    """What a network that has been trained here says of itself.
+
+    Args:
+        network: The network.
+        name: The model's name.
+        labels: One a class.
+        aliases: Other names of each class.
+        sources: Where network, weights and labels come from.
+        recipe: Its default recipe; None: the one for its size and stride.
+        **fields: Other fields of `ModelCard`.
+    """
+    of = _Named(name, labels, aliases, sources)
+    card = _card(of, _head_of(network), _sizes_of(network), network.fixed_batch)
+    return replace(card, recipe=recipe or card.recipe, **fields)
 
 
 def _sizes_of(network: Network) -> Sizes:

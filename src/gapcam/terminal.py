@@ -118,8 +118,12 @@ def progress(total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def staged_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal, nothing in a pipe; called with words, done and total."""
+def staged_progress(*, one_at_a_time: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal, nothing in a pipe; called with words, done and total.
+
+    Args:
+        one_at_a_time: Each stage's bar takes the place of the one before: for many stages.
+    """
     console = _console(stderr=True)
     if not console.is_terminal:
         yield lambda *_: None
@@ -139,6 +143,8 @@ def staged_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def show(text: str, done: int, total: int) -> None:
             if text not in tasks:
+                while one_at_a_time and tasks:
+                    bars.remove_task(tasks.popitem()[1])
                 tasks[text] = bars.add_task(text, total=total)
             bars.update(tasks[text], completed=done)
 

@@ -10,6 +10,7 @@ from gapcam.cli.app import INTERRUPTED, app
 from gapcam.cli import localize  # noqa: F401  (each adds its command, in the order of the help)
 from gapcam.cli import evaluate  # noqa: F401
 from gapcam.cli import choose  # noqa: F401
+from gapcam.cli import train  # noqa: F401
 from gapcam.cli import export  # noqa: F401
 from gapcam.cli import models  # noqa: F401
 # isort: on

@@ -3,8 +3,9 @@
 A head-only run never changes the trunk, so a picture's features are computed once. They go into
 `features.npy`, rows in order; `features.json` says what they are of and how many rows are whole.
 Rows are written and synced to the disk before the count that covers them, and the count replaces
-its file at once, so that a kill at any moment loses at most the chunk that was under way. Chunks
-begin at the same rows in every run: a run that is taken up again gives the same bytes.
+its file at once, so that a kill at any moment loses at most the chunks that were under way, one
+more than there are threads. Chunks begin at the same rows in every run: a run that is taken up
+again gives the same bytes.
 
 Rows are written like any file, not through a memory map: on a full disk a map ends the process
 with a signal, a write gives an error.

@@ -71,8 +71,8 @@ def read_labelled(
         images: The folder that a CSV file's pictures go from; None: the file's own.
         multi_label: Whether a picture may show several classes or none. None: as the data says: it
             is multi-label when some picture has not exactly one class. A CSV file whose column is
-            called `label` and has empty cells, but nowhere several classes, is refused then: a
-            forgotten label must not change how a net is trained.
+            called `label` is refused then: a forgotten label or a row too many must not change
+            how a net is trained.
 
     Returns:
         The pictures in the order of their names (folders) or of the file, classes sorted by name.
@@ -134,10 +134,11 @@ def _is_single(found: LabelRows, multi_label: bool | None, notes: list[str]) -> 
         raise DataError(
             f"expected one class a picture, got {few(said, '; ')}; mend these, or train multi-label"
         )
-    if found.layout == "label" and not any(row.labels for row in odd):
+    if found.layout == "label":
         raise DataError(
-            f"expected a class for every picture, got {few(said, '; ')}; fill the cells in, or "
-            "train multi-label if these pictures show none of the classes"
+            f"expected one class for every picture in the column label, got {few(said, '; ')}; "
+            "mend these, or train multi-label (call the column labels, or --multi-label) if a "
+            "picture may show several classes or none"
         )
     count = f"{len(odd):,} of {counted(len(found.rows), 'picture')}"
     notes.append(f"multi-label: {count} have not exactly one class ({few(said[:1])})")

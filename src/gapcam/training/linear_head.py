@@ -148,7 +148,7 @@ def fit_head(
     _check(features, targets, train, validation, single)
     _check_decays(decays)
     train, validation = np.sort(train), np.sort(validation)
-    _check_shown(targets[train], single, names)
+    check_shown(targets[train], single, names)
     weights = class_weights(targets[train], single)
     objective = Objective(Standardized(features, train, weights), targets[train], weights, single)
     solve = partial(minimize, tolerance=tolerance, most_iterations=most_iterations)
@@ -259,8 +259,17 @@ def _check_decays(decays: Sequence[float]) -> None:
         raise ArgumentError(f"decays: expected at least one, each above 0, got {list(decays)}")
 
 
-def _check_shown(targets: BoolArray, single: bool, names: Sequence[str]) -> None:
-    """Without a picture that shows a class, or one that does not, its bias would be infinite."""
+def check_shown(targets: BoolArray, single: bool, names: Sequence[str]) -> None:
+    """Refuse a class without a picture that shows it, or one that does not: its bias is infinite.
+
+    Args:
+        targets: Of the training pictures, `[n, C]`.
+        single: One class a picture.
+        names: Of the classes.
+
+    Raises:
+        DataError: There is such a class.
+    """
     shown = targets.sum(0)
     if len(shown) < 2 and single:
         raise DataError(

@@ -31,7 +31,8 @@ from gapcam.training.run_folder import FAILED, REPORT, RUNNING, SAMPLES
 from gapcam.types import DataError
 
 MOST_SHEETS = 9
-"""Embedded sheets: the first, the last, the kept epoch's, and some between, evenly apart."""
+"""Embedded sheets of epochs: the first, the last, the kept one's, some between, evenly apart."""
+_KEPT = "kept model"
 
 _COMMON = ("train", "training", "images", "data")
 _HERE = Path(__file__).parent
@@ -41,13 +42,13 @@ class Sheets(NamedTuple):
     """The sheets of localized pictures that a report embeds.
 
     Attributes:
-        shown: Epoch, caption, the picture as a data address, its width and height.
+        shown: A key, a name, a caption, the picture as a data address, its width and height.
         first: Index of the one that is seen first.
         words: Which of all are embedded.
         unreadable: Those that could not be read, and why.
     """
 
-    shown: list[tuple[int, str, str, int, int]]
+    shown: list[tuple[str, str, str, str, int, int]]
     first: int
     words: str
     unreadable: list[str]
@@ -187,33 +188,38 @@ def _choice_words(run: RunContents) -> str:
 
 
 def chosen_sheets(run: RunContents) -> Sheets:
-    """Read the sheets to embed."""
+    """Read the sheets to embed: the kept model's is the last, and seen first."""
     epochs = list(run.sheets)
     kept = {epochs[i] for i in thinned(len(epochs), MOST_SHEETS - 1)}
     kept |= {epoch for epoch in epochs if epoch == run.best_epoch}
     tried = [_read(epoch, run.sheets[epoch]) for epoch in sorted(kept)]
+    if run.final_sheet is not None:
+        tried.append(_read(None, run.final_sheet))
     sheets = [sheet for sheet in tried if isinstance(sheet, Sheet)]
     words = f"{len(kept)} of {count(len(epochs))} sheets are embedded; all are in {SAMPLES}/."
     at = [sheet.epoch for sheet in sheets]
+    best = run.best_epoch is not None and run.best_epoch in at and None not in at
     return Sheets(
         [_embedded(sheet, run) for sheet in sheets],
-        at.index(run.best_epoch) if run.best_epoch in at else len(at) - 1,
+        at.index(run.best_epoch) if best else len(at) - 1,
         words if len(kept) < len(epochs) else "",
         [reason for reason in tried if isinstance(reason, str)],
     )
 
 
-def _read(epoch: int, path: Path) -> Sheet | str:
+def _read(epoch: int | None, path: Path) -> Sheet | str:
     try:
         return read_sheet(epoch, path)
     except DataError as error:
         return str(error)
 
 
-def _embedded(sheet: Sheet, run: RunContents) -> tuple[int, str, str, int, int]:
+def _embedded(sheet: Sheet, run: RunContents) -> tuple[str, str, str, str, int, int]:
+    address = "data:image/jpeg;base64," + base64.b64encode(sheet.jpeg).decode("ascii")
+    if sheet.epoch is None:
+        return "final", _KEPT, f"the {_KEPT}, with its own recipe", address, *sheet.size_wh
     trained = "with the fitted head" if run.head else f"after epoch {sheet.epoch}"
     words = "before training" if sheet.epoch == 0 else trained
     if sheet.epoch == run.best_epoch:
         words += ", kept" if run.finished else ", the best so far"
-    address = "data:image/jpeg;base64," + base64.b64encode(sheet.jpeg).decode("ascii")
-    return sheet.epoch, words, address, *sheet.size_wh
+    return str(sheet.epoch), str(sheet.epoch), words, address, *sheet.size_wh

@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
     truth: str
     predicted: str
-    count: int
+    times: int
     of: int
     share: str
 
@@ -106,9 +106,10 @@ def class_rows(run: RunContents) -> list[list[str]]:
     rows = []
     for label in run.config.get("classes", ()):
         score = scores.get(label)
-        figures = (score.precision, score.recall, score.f1) if score else (None,) * 3
+        figures: list[float | None]
+        figures = [score.precision, score.recall, score.f1] if score else [None] * 3
         if not run.config.get("single", True):
-            figures = (*figures, score.average_precision if score else None)
+            figures.append(score.average_precision if score else None)
         shown = [count(n) for n in pictures[label]] if label in pictures else [NONE, NONE]
         rows.append([label, *shown, *map(bare_percent, figures)])
     return rows

@@ -11,7 +11,7 @@ from gapcam.training.plan import TrainOptions
 from gapcam.training.run_tables import as_json
 from gapcam.types import ArgumentError, Preprocessing
 
-FREE = ("options.workers", "options.logger")
+FREE = ("options.workers", "options.logger", "command")
 """What may change when a run is taken up: it changes no result."""
 VERSIONS = "versions"
 """What may change too, but is told: other versions may not repeat a result to the last bit."""

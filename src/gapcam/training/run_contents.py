@@ -16,6 +16,7 @@ from gapcam.training.run_folder import (
     CONFIG,
     CONFUSION,
     DATA,
+    FINAL,
     FINISHED,
     HEAD,
     METRICS,
@@ -35,9 +36,15 @@ _SHEET = re.compile(r"epoch_(\d+)\.jpg")
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A sheet of localized pictures: the epoch, the JPEG file's bytes, its sides in pixels."""
+    """A sheet of localized pictures: the JPEG file's bytes, its sides in pixels.
 
-    epoch: int
+    Attributes:
+        epoch: Of the net that drew it; None: the kept model, with its own recipe.
+        jpeg: The file's bytes.
+        size_wh: Its sides in pixels.
+    """
+
+    epoch: int | None
     jpeg: bytes
     size_wh: tuple[int, int]
 
@@ -59,6 +66,7 @@ class RunContents:
         mistakes: The wrong answers, the surest first.
         unreadable: Pictures that could not be read.
         sheets: Where the sheets lie, by epoch.
+        final_sheet: Where the kept model's lies; None before it is drawn.
     """
 
     path: Path
@@ -73,6 +81,7 @@ class RunContents:
     mistakes: tuple[Mistake, ...]
     unreadable: tuple[Unreadable, ...]
     sheets: Mapping[int, Path]
+    final_sheet: Path | None
 
     @property
     def finished(self) -> bool:
@@ -117,10 +126,11 @@ def read_run(path: Path) -> RunContents:
         mistakes=tuple(read_rows(path / MISTAKES, Mistake)) if there else (),
         unreadable=tuple(read_rows(path / UNREADABLE, Unreadable)),
         sheets=_sheets(path / SAMPLES),
+        final_sheet=final if (final := path / SAMPLES / FINAL).exists() else None,
     )
 
 
-def read_sheet(epoch: int, path: Path) -> Sheet:
+def read_sheet(epoch: int | None, path: Path) -> Sheet:
     """Read a sheet.
 
     Raises:

@@ -8,7 +8,7 @@
                      with one class a picture, confusion.csv
     unreadable.csv   pictures that could not be read, where there are any
     run.json         running, finished or failed
-    samples/         sheets of localized pictures, one an epoch
+    samples/         sheets of localized pictures, one an epoch, and the kept model's
     checkpoints/, split.csv, model.onnx, training.html
 
 Every file is replaced when its new content is whole, so a kill leaves the old one or the new one.
@@ -57,6 +57,7 @@ MODEL = "model.onnx"
 REPORT = "training.html"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
+FINAL = "final.jpg"
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 INTERRUPTED = "interrupted"
@@ -126,8 +127,8 @@ class RunFolder:
             lock.release()
             raise
         folder.notes += freely_changed(earlier, asked)
+        _remove_parts(path)
         if not folder.finished:
-            _remove_parts(path)
             folder._go_on()
         return folder
 
@@ -179,7 +180,7 @@ class RunFolder:
     @property
     def final_sample(self) -> Path:
         """The sheet of the kept net, with its own recipe."""
-        return self.path / SAMPLES / "final.jpg"
+        return self.path / SAMPLES / FINAL
 
     @property
     def finished(self) -> bool:

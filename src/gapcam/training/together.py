@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed
 
+from gapcam.training.ranks import is_first
 from gapcam.types import GapcamError
-
-_RANK_VARIABLES = ("RANK", "SLURM_PROCID")
 
 
 def is_first_process() -> bool:
@@ -20,10 +18,7 @@ def is_first_process() -> bool:
     """
     if _several():
         return distributed.get_rank() == 0
-    for name in _RANK_VARIABLES:
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+    return is_first()
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def open_source(
         checkpoint: A local file with the network's weights, instead of pretrained ones; needs no
             network.
         labels: The classes' names, where the source does not say them or others are wanted: a list,
-            a file, or `"imagenet"`.
+            a file, or `"imagenet"`; `gapcam.models.sources.common.NO_LABELS` where nobody
+            needs them.
         preprocessing: What the network expects of a picture, likewise: a value, a name in
             `gapcam.models.preprocessing.NAMED`, or numbers.
         size_hw: The input size, pixels; the source's when None.

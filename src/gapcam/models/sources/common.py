@@ -31,6 +31,15 @@ LABELS_ADVICE = (
 PREPROCESSING_ADVICE = f"pass preprocessing: {CHOICES}"
 
 
+class NoLabels(tuple[str, ...]):
+    """In place of labels where nobody needs them, as the network gets a new head."""
+
+    __slots__ = ()
+
+
+NO_LABELS = NoLabels()
+
+
 @dataclass(frozen=True, eq=False)
 class SourceModel:
     """A PyTorch classifier with what is needed to use it.
@@ -62,7 +71,7 @@ class Wishes:
 
     Attributes:
         checkpoint: A file with weights.
-        labels: The names of the classes, or where they are.
+        labels: The names of the classes, or where they are; `NO_LABELS` where nobody needs them.
         preprocessing: What the network expects of a picture.
         size_hw: The input size, pixels.
         tell: Called with a word of progress.
@@ -80,7 +89,11 @@ class Wishes:
         Raises:
             ArgumentError: The user's labels are no labels, or not one a class.
         """
-        return find() if self.labels is None else given_labels(self.labels, classes)
+        if self.labels is None:
+            return find()
+        if isinstance(self.labels, NoLabels):
+            return Labels((), (), "none")
+        return given_labels(self.labels, classes)
 
     def preprocessing_or(self, find: Callable[[], Preprocessing]) -> Preprocessing:
         """The user's preprocessing, or what the source finds, at the user's size if there is one.
