@@ -87,6 +87,9 @@ bench: setup bench-peers
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/evaluator_speed.py
 	$(BIN)/python benchmarks/int8.py --tune
+	$(BIN)/python benchmarks/training_quick.py
+	$(BIN)/python benchmarks/training_imagenette.py
+	$(BIN)/python benchmarks/training_tiles.py
 
 bench-peers: setup-zoo
 	$(ZOO_BIN)/python benchmarks/peers.py
