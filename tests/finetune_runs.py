@@ -1,4 +1,4 @@
-"""Small data and nets for fine-tuning; as a program, runs that are killed, or of two processes."""
+"""Small data and nets for fine-tuning; as a program, runs that are killed or of two processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch import nn
 from gapcam.training.finetune import FinetuneResult, finetune
 from gapcam.training.labelled import LabelledSet
 from gapcam.training.plan import EpochRecord, TrainOptions
+from gapcam.training.processes import MARK
 from gapcam.types import GapcamError, Preprocessing
 
 SIZE = 24
@@ -118,7 +119,7 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-# As a program: `finetune_runs.py killed FOLDER` or `finetune_runs.py together FOLDER`.
+# As a program: `finetune_runs.py NAME FOLDER`, a name of `PROGRAMS`.
 
 KILLS = ("step 1 2", "step 2 1", "step 3 4", "write 1", "write 2", "write 3", "write 4", "delay")
 KILLED_OPTIONS = options(augment=("crop", "flip", "colour", "cutmix"), ema=0.8, accumulate=2)
@@ -179,10 +180,81 @@ def save_run(folder: Path, kill: str = "") -> None:
 TOGETHER_OPTIONS = options(batch_size=4, devices=2, augment=("crop", "flip"))
 
 
+class Odd(Net):
+    """Has parameters that nothing uses, one of them of whole numbers.
+
+    Args:
+        lost: The step in training, from 1, in which a process beside the first is killed; 0: none.
+    """
+
+    def __init__(self, *, lost: int = 0) -> None:
+        super().__init__(plain=True)
+        self.unused = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.whole = nn.Parameter(torch.tensor([3]), requires_grad=False)
+        self.register_buffer("count", torch.tensor([4]))
+        self.steps_left = lost
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps_left -= self.training
+        if self.training and self.steps_left == 0 and os.environ.get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
 def runs_together(folder: Path) -> None:
-    """Two processes: a whole run, then one with a picture that cannot be read, in the second's."""
-    rank = os.environ.get("LOCAL_RANK", "0")
-    told: list[int] = []
+    """One program: a run of two processes, of one, and of two of which one is lost in epoch 3."""
+    net, told, before = Odd(), [], []
+    first = train(
+        folder / "run",
+        TOGETHER_OPTIONS,
+        net=net,
+        on_epoch=lambda record, net: told.append(record.epoch),
+    )
+    torch.save(first.net.state_dict(), folder / "net.pt")
+    said: dict[str, Any] = {"told": told, "outcome": outcome(first)}
+    said["learns"] = {name: value.requires_grad for name, value in net.named_parameters()}
+    said["left"] = what_is_left()
+    alone = options(batch_size=8, augment=("crop", "flip"))
+    said["alone"] = outcome(train(folder / "alone", alone, net=Net(plain=True)))
+    said["lost"] = error_of(
+        lambda: train(
+            folder / "lost",
+            TOGETHER_OPTIONS,
+            net=Odd(lost=10),
+            on_epoch=lambda record, net: before.append([record.train_loss, record.validation_loss]),
+        )
+    )
+    said["before the loss"], said["left at the end"] = before, what_is_left()
+    with (folder / "said.jsonl").open("a") as out:
+        out.write(json.dumps(said) + "\n")
+
+
+def error_of(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except GapcamError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def what_is_left() -> list[str]:
+    """Of several processes, where there should be none again."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", MARK)
+    left = [name for name in names if name in os.environ]
+    left += ["group"] * torch.distributed.is_initialized()
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return left
+    return [*left, "process"]
+
+
+def runs_launched(folder: Path) -> None:
+    """One of two processes that somebody else started: a run, then one with an unreadable picture.
+
+    The second process alone reads that picture.
+    """
+    rank, told = os.environ["LOCAL_RANK"], []
     result = train(
         folder / "run",
         TOGETHER_OPTIONS,
@@ -190,15 +262,17 @@ def runs_together(folder: Path) -> None:
         on_epoch=lambda record, net: told.append(record.epoch),
     )
     torch.save(result.net.state_dict(), folder / f"net-{rank}.pt")
-    said: dict[str, Any] = {"told": told, "outcome": outcome(result)}
-    data = write_set(folder / "broken")
+    said = {"told": told, "outcome": outcome(result)}
+    data = write_set(folder / f"broken-{rank}")
     data.paths[TRAINED + 1].write_bytes(b"no picture")
-    try:
-        train(folder / "failed", TOGETHER_OPTIONS, net=Net(plain=True), data=data)
-    except GapcamError as error:
-        said["error"] = f"{type(error).__name__}: {error}"
+    said["broken"] = error_of(
+        lambda: train(folder / "failed", TOGETHER_OPTIONS, net=Net(plain=True), data=data)
+    )
+    said["alone"] = error_of(lambda: train(folder / "alone", options(), net=Net(plain=True)))
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 
 
+PROGRAMS = {"killed": killed_runs, "together": runs_together, "launched": runs_launched}
+
 if __name__ == "__main__":
-    {"killed": killed_runs, "together": runs_together}[sys.argv[1]](Path(sys.argv[2]))
+    PROGRAMS[sys.argv[1]](Path(sys.argv[2]))

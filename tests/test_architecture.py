@@ -96,6 +96,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "onnx", "onnxscript", "lightning"}
 HEAVY_ALLOWED = {
+    "training/processes.py",
     "models/dilation.py",
     "models/dilation_windows.py",
     "models/dilation_check.py",

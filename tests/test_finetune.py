@@ -30,8 +30,8 @@ from finetune_runs import (
 from gapcam.images import load_picture, resize_picture
 from gapcam.training import scores
 from gapcam.training.batches import Batches, EpochPlan, Reader, Request, Source, epoch_order
-from gapcam.training.lightning_net import best_epoch, out_of_patience
-from gapcam.training.plan import EpochRecord
+from gapcam.training.lightning_net import out_of_patience
+from gapcam.training.plan import EpochRecord, best_epoch
 from gapcam.training.schedule import parameter_groups, rate_share
 from gapcam.types import ArgumentError, DataError, ModelError, Preprocessing
 

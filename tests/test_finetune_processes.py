@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,57 +16,121 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import finetune_runs
-from finetune_runs import TRAINED, Net, options, outcome, train
+from finetune_runs import TRAINED, Net, Odd, options, outcome, train
 from gapcam.training.batches import EpochPlan, epoch_order, evaluation_requests
 from gapcam.training.together import is_first_process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def started(program: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, finetune_runs.__file__, program, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, out, err) == (0, "", "")
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, finetune_runs.__file__, "together", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    ended(started("together", folder))
     return folder
 
 
-def said(folder: Path, rank: int) -> dict:
-    return json.loads((folder / f"said-{rank}.json").read_text())
+@pytest.fixture(scope="module")
+def said(together: Path) -> dict:
+    """What the program said; only the user's own process comes to its end."""
+    (line,) = (together / "said.jsonl").read_text().splitlines()
+    return json.loads(line)
 
 
-def test_two_processes_give_what_one_gives(together: Path, tmp_path: Path):
-    one = train(
-        tmp_path / "run", options(batch_size=8, augment=("crop", "flip")), net=Net(plain=True)
-    )
-    rows, best, stopped = said(together, 0)["outcome"]
-    expected_rows, expected_best, expected_stopped = outcome(one)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory):
+    """The same training in one process of a program that never had several."""
+    chosen = options(batch_size=8, augment=("crop", "flip"))
+    return train(tmp_path_factory.mktemp("alone") / "run", chosen, net=Net(plain=True))
+
+
+def test_two_processes_give_what_one_gives(together: Path, said: dict, alone):
+    rows, best, stopped = said["outcome"]
+    expected_rows, expected_best, expected_stopped = outcome(alone)
     assert (best, stopped) == (expected_best, expected_stopped)
     for row, expected in zip(rows, expected_rows, strict=True):
         assert row == pytest.approx(expected, abs=1e-4)
         # thirteen pictures on two processes: each is counted once
         assert row["validation_accuracy"] == pytest.approx(expected["validation_accuracy"])
-    weights = torch.load(together / "net-0.pt", weights_only=True)
-    for name, value in one.net.state_dict().items():
+    weights = torch.load(together / "net.pt", weights_only=True)
+    for name, value in alone.net.state_dict().items():
         torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=1e-4)
+    assert said["told"] == [0, 1, 2, 3]
 
 
-def test_every_process_has_the_result_and_the_first_alone_tells(together: Path):
-    first, second = said(together, 0), said(together, 1)
-    assert first["outcome"] == second["outcome"]
+def test_frozen_and_whole_numbers_stay_as_they_are(together: Path, said: dict):
+    given = Odd()
+    assert said["learns"] == {name: v.requires_grad for name, v in given.named_parameters()}
+    weights = torch.load(together / "net.pt", weights_only=True)
+    for name in ("unused", "whole", "count"):
+        assert torch.equal(weights[name], given.state_dict()[name])
+
+
+def test_a_later_run_of_the_program_is_as_if_it_were_the_first(said: dict, alone):
+    assert said["left"] == said["left at the end"] == []
+    assert said["alone"] == json.loads(json.dumps(outcome(alone)))
+    rows = said["outcome"][0]
+    expected = [[row["train_loss"], row["validation_loss"]] for row in rows[:3]]
+    assert said["before the loss"] == expected  # of the third run, in two processes again
+
+
+def test_a_process_that_is_lost_ends_the_run(said: dict):
+    assert said["lost"].startswith(
+        "ModelError: training failed: process 2 of 2 ended with exit code -9; see what it said"
+    )
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What two processes said that the test started, as a launcher does; with their weights."""
+    folder, ranks = tmp_path_factory.mktemp("launched"), ("0", "1")
+    finetune_runs.write_set(folder / "pictures")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = [started("launched", folder, LOCAL_RANK=r, NODE_RANK="0", **meet) for r in ranks]
+    for process in processes:
+        ended(process)
+    return [
+        json.loads((folder / f"said-{rank}.json").read_text())
+        | {"weights": torch.load(folder / f"net-{rank}.pt", weights_only=True)}
+        for rank in ranks
+    ]
+
+
+def test_every_launched_process_has_the_result_and_the_first_alone_tells(launched, said: dict):
+    first, second = launched
+    assert first["outcome"] == second["outcome"] == said["outcome"]
     assert (first["told"], second["told"]) == ([0, 1, 2, 3], [])
-    one, other = (torch.load(together / f"net-{r}.pt", weights_only=True) for r in (0, 1))
-    assert finetune_runs.same_weights(one, other)
+    assert finetune_runs.same_weights(first["weights"], second["weights"])
 
 
-def test_a_picture_that_one_process_cannot_read_stops_both(together: Path):
-    for rank in (0, 1):
-        error = said(together, rank)["error"]
-        assert error.startswith("PictureError")
-        assert f"{TRAINED + 1}.png" in error
+def test_launched_processes_stop_together_and_go_on_to_the_next_run(launched: list[dict]):
+    for one in launched:
+        assert one["broken"].startswith("PictureError")
+        assert f"broken-1/{TRAINED + 1}.png: expected a picture" in one["broken"]
+        assert "this program is one of 2 processes that were started together" in one["alone"]
 
 
 @given(st.data())

@@ -172,7 +172,7 @@ RateOption = Annotated[
     _tuned(
         "--learning-rate",
         metavar="RATE",
-        default="0.01, adamw 0.001",
+        default="0.03, adamw 0.001",
         help="of the head, after warm-up.",
     ),
 ]

@@ -16,6 +16,7 @@ from gapcam.trainer.files import weights_hash
 from gapcam.trainer.ranks import wait_for
 from gapcam.trainer.report import TrainReport
 from gapcam.training.labelled import LabelledSet, read_labelled
+from gapcam.training.machine import check_machine
 from gapcam.training.plan import FINETUNE_ONLY, Progress, TrainOptions
 from gapcam.training.ranks import is_added, is_first
 from gapcam.training.run_config import run_config
@@ -79,12 +80,13 @@ def train(
     versions = _versions(options)  # what is not installed is told before any work
     say, show = tell or _say_nothing, progress or _show_nothing
     _check_place(Path(data), Path(out))
-    if options.method == "head-only" and not is_first():
-        return None  # the first process does it alone
+    check_machine(options)
     found = read_labelled(
         Path(data), images=None if images is None else Path(images), multi_label=options.multi_label
     )
     if not is_first():
+        if options.method == "head-only":
+            return None  # the first process does it alone
         _train_along(found, Path(out), model, options, source, resume=resume)
         return None
     for note in found.notes:

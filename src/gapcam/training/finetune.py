@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,15 @@ from typing_extensions import override
 
 from gapcam.training.batches import Reader
 from gapcam.training.checkpoints import Checkpoints, State
-from gapcam.training.lightning_net import LightningNet, Task, best_epoch, out_of_patience
-from gapcam.training.plan import EpochRecord, Progress, TrainOptions
+from gapcam.training.lightning_net import LightningNet, Task, out_of_patience
+from gapcam.training.machine import check_machine
+from gapcam.training.memory import is_out_of_memory, memory_error
+from gapcam.training.plan import EpochRecord, Progress, TrainOptions, best_epoch
+from gapcam.training.processes import ending_together, marked, run_mark, started_for
 from gapcam.training.quiet import as_found, quiet, repeatable
 from gapcam.training.tensorboard import also_to_tensorboard
 from gapcam.training.together import is_first_process
-from gapcam.types import ArgumentError, DataError, ModelError, Preprocessing
+from gapcam.types import DataError, GapcamError, ModelError, Preprocessing
 
 if TYPE_CHECKING:
     from gapcam.training.labelled import LabelledSet
@@ -46,7 +49,8 @@ class FinetuneResult:
             lower loss, then the earlier. It is chosen by class labels only.
         records: Epoch 0, before training, and every epoch after it.
         stopped: Why training ended, in words.
-        net: With those weights (averaged ones, where asked for), in evaluation mode, on the CPU.
+        net: With those weights (averaged ones, where asked for), in evaluation mode, on the CPU;
+            what was frozen in it is frozen.
     """
 
     best_epoch: int
@@ -72,11 +76,13 @@ def finetune(
     With several processes (`options.devices`, `options.nodes`) Lightning starts this program again
     for each; a step then holds `batch_size` pictures of each, and the learning rate stays as given.
     Each process has its own batch norm statistics, of which the first's are kept. Only the first
-    process writes and calls back.
+    process writes and calls back. A process that was started so ends with the run that it was
+    started for; other calls that it comes to before give what that run left in its folder.
 
     Args:
         net: Gives logits `[B, C]` for normalized `[B, 3, h, w]`. What lies under `net.trunk` learns
-            at `trunk_rate`, all else at the full rate. It is changed: make it for this.
+            at `trunk_rate`, all else at the full rate; a parameter that requires no gradient stays
+            as it is. It is changed: make it for this.
         data: The pictures, their files and labels.
         split: Which train and which choose the epoch.
         options: How.
@@ -90,36 +96,57 @@ def finetune(
 
     Raises:
         PictureError: A picture cannot be read.
-        ModelError: The loss is no longer a number; or a checkpoint is torn or does not fit.
+        ModelError: The loss is no longer a number, memory does not suffice, or a further process
+            ended early; or a checkpoint is torn or does not fit.
         OutputError: A checkpoint cannot be written (the one before is kept), or a new run finds
             another's.
         ArgumentError: Options that contradict, or not those the run was begun with.
         DataError: Nothing to train on or to choose by.
+        SystemExit: In a process that Lightning started for this run, when it is over.
     """
+    words = run_words(data, split, options, preprocessing)
+    checkpoints, mark = Checkpoints(folder / FOLDER, words), run_mark(folder, words, resume=resume)
+    if started_for() not in (None, mark):
+        return _left(net, options, checkpoints)
+    check_machine(options)
     _check(net, data, split, options, preprocessing)
-    checkpoints = Checkpoints(folder / FOLDER, run_words(data, split, options, preprocessing))
     if is_first_process():
         checkpoints.begin(resume=resume)
         if options.logger == "tensorboard":
             on_epoch = also_to_tensorboard(on_epoch, folder)
     state = checkpoints.last() if resume else None
     task = _task(data, split, options, preprocessing)
-    prepare(net, options)
-    module = LightningNet(net, task, checkpoints, state, on_epoch, progress)
-    if not _is_over(module.records, options):
-        _fit(module, options, folder)
+    with prepared(net, options):
+        module = LightningNet(net, task, checkpoints, state, on_epoch, progress)
+        if not _is_over(module.records, options):
+            with marked(mark):
+                _fit(module, task, folder)
     return _result(net, module.records, options, checkpoints)
 
 
-def prepare(net: nn.Module, options: TrainOptions) -> None:
-    """Freeze the trunk or set it free, in the memory order that convolutions run fastest in."""
-    net.requires_grad_(True)
+@contextmanager
+def prepared(net: nn.Module, options: TrainOptions) -> Iterator[None]:
+    """The net with its trunk frozen where it is not to learn, then as it was.
+
+    Parameters that are frozen stay so: nothing uses them, or they are no floating point numbers.
+    Its convolutions' memory order meanwhile is the one that they run fastest in.
+
+    Raises:
+        ModelError: A trunk is to be frozen, and there is none.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
     if options.trunk_rate == 0:
         trunk = getattr(net, "trunk", None)
         if not isinstance(trunk, nn.Module):
             raise ModelError("trunk_rate 0: the net has no part called trunk; give it another rate")
         trunk.requires_grad_(False)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        net.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for parameter, learns in before:
+            parameter.requires_grad_(learns)
 
 
 def run_words(
@@ -152,12 +179,6 @@ def _check(
         )
     if not len(split.validation):
         raise DataError(f"{data.root}: expected validation pictures to choose the epoch by, got 0")
-    if options.devices > 1 and torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        if options.devices > count:
-            raise ArgumentError(f"devices: this machine has {count}, asked for {options.devices}")
-    if options.precision == "16-mixed" and not torch.cuda.is_available():
-        raise ArgumentError("precision 16-mixed needs a GPU, there is none; use 32 or bf16-mixed")
     logits = _try(net, preprocessing)
     if logits.shape[1:] != (len(data.classes),):
         raise ModelError(
@@ -197,8 +218,28 @@ class _Interruption(Callback):
         self.error = exception
 
 
-def _fit(module: LightningNet, options: TrainOptions, folder: Path) -> None:
-    on_gpu = torch.cuda.is_available()
+def _fit(module: LightningNet, task: Task, folder: Path) -> None:
+    """Train; in a process that was started for this run, end with it.
+
+    Errors of gapcam's are raised in all processes together, and the first one tells.
+    """
+    options = task.options
+    try:
+        _run_trainer(module, options, folder)
+    except GapcamError as error:
+        if started_for() is not None:
+            raise SystemExit(0) from error
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if started_for() is None and is_out_of_memory(error):
+            raise memory_error(options, task.preprocessing.size_hw) from error
+        raise
+    if started_for() is not None:
+        raise SystemExit(0)
+
+
+def _run_trainer(module: LightningNet, options: TrainOptions, folder: Path) -> None:
+    on_gpu, several = torch.cuda.is_available(), options.devices * options.nodes > 1
     interruption = _Interruption()
     with ExitStack() as stack:
         for context in (quiet(), as_found(), repeatable(on_gpu)):
@@ -207,7 +248,7 @@ def _fit(module: LightningNet, options: TrainOptions, folder: Path) -> None:
             accelerator="gpu" if on_gpu else "cpu",
             devices=options.devices,
             num_nodes=options.nodes,
-            strategy="ddp" if options.devices * options.nodes > 1 else "auto",
+            strategy="ddp" if several else "auto",
             precision=_precision(options.precision, on_gpu),
             max_epochs=options.epochs - module.epoch + 1,
             accumulate_grad_batches=options.accumulate,
@@ -217,14 +258,15 @@ def _fit(module: LightningNet, options: TrainOptions, folder: Path) -> None:
             limit_val_batches=0,
             **_OFF,
         )
+        stack.callback(module.close)
+        if several:
+            stack.enter_context(ending_together(trainer))
         try:
             trainer.fit(module)
         except SystemExit:
             if isinstance(interruption.error, KeyboardInterrupt):
                 raise interruption.error from None
             raise
-        finally:
-            module.close()
 
 
 _OFF: dict[str, Any] = dict.fromkeys(
@@ -238,7 +280,16 @@ def _precision(name: str, on_gpu: bool) -> Any:
         return "32-true" if name == "32" else name
     if not on_gpu:
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _left(net: nn.Module, options: TrainOptions, checkpoints: Checkpoints) -> FinetuneResult:
+    """What an earlier run of this program left, for a process that was started for a later one."""
+    state = checkpoints.last()
+    records = [EpochRecord(**row) for row in state["records"]] if state else []
+    if not _is_over(records, options):
+        raise ModelError(f"{checkpoints.folder}: this run did not end; resume it")
+    return _result(net, records, options, checkpoints)
 
 
 def _result(
@@ -246,11 +297,10 @@ def _result(
 ) -> FinetuneResult:
     best = best_epoch(records)
     weights: State = checkpoints.best(best)
-    net.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     net.load_state_dict(weights)
     if records[-1].epoch >= options.epochs:
         stopped = f"all {options.epochs} epochs are done"
     else:
         epochs = "epoch" if options.patience == 1 else "epochs"
         stopped = f"no better validation score in {options.patience} {epochs}"
-    return FinetuneResult(best, tuple(records), stopped, net.eval().requires_grad_(True))
+    return FinetuneResult(best, tuple(records), stopped, net.eval())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -28,7 +29,8 @@ from gapcam.training.batches import (
 )
 from gapcam.training.checkpoints import LAST, Checkpoints, State
 from gapcam.training.ema import averaged_net
-from gapcam.training.plan import EpochRecord, Progress, TrainOptions
+from gapcam.training.memory import is_out_of_memory, memory_error
+from gapcam.training.plan import EpochRecord, Progress, TrainOptions, best_epoch
 from gapcam.training.schedule import make_optimizer, peak_rate, rate_share, warmup_updates
 from gapcam.training.together import gathered, raise_together, share_first, total
 from gapcam.types import (
@@ -59,17 +61,6 @@ class Task:
     validation: IntArray
     options: TrainOptions
     preprocessing: Preprocessing
-
-
-def best_epoch(records: list[EpochRecord]) -> int:
-    """The epoch of the best validation accuracy; of equal ones the lower loss, then the earlier.
-
-    Class labels only: no box is read. Epoch 0, before any training, is left out; 0: no other.
-    """
-    trained = [record for record in records if record.epoch > 0]
-    if not trained:
-        return 0
-    return min(trained, key=lambda r: (-r.validation_accuracy, r.validation_loss, r.epoch)).epoch
 
 
 def out_of_patience(records: list[EpochRecord], patience: int | None) -> bool:
@@ -117,8 +108,7 @@ class LightningNet(LightningModule):
 
     def _begin_epoch(self) -> None:
         self._started = time.perf_counter()
-        self._losses = 0.0
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits
 
     @property
     def kept(self) -> nn.Module:
@@ -183,15 +173,31 @@ class LightningNet(LightningModule):
 
         Raises:
             PictureError: A picture cannot be read, in any process.
-            ModelError: The loss is not finite, in any process.
+            ModelError: The loss is not finite, or memory does not suffice, in any process.
         """
-        raise_together(PictureError(batch.error) if batch.error else None, self.device)
-        logits = self.net(self._normalized(batch.pixels)).float()
-        loss = self._loss(logits, batch.targets)
-        self._check_finite(loss, f"step {batch_idx + 1}")
-        self._losses += loss.item() * len(batch.rows)
-        self._seen.append((batch.rows.cpu(), logits.detach().cpu()))
+        with self._errors_together():
+            _check_read(batch)
+            logits = self.net(self._normalized(batch.pixels)).float()
+            loss = self._loss(logits, batch.targets)
+            self._check_finite(loss, f"step {batch_idx + 1}")
+            self._sums[0] += loss.detach().double() * len(batch.rows)
+            self._sums[1] += _hits(logits, batch.targets)
         return loss * batch.share
+
+    @contextmanager
+    def _errors_together(self) -> Iterator[None]:
+        """What fails in one process fails in all: none waits for one that stopped."""
+        error: GapcamError | None = None
+        try:
+            yield
+        except GapcamError as raised:
+            error = raised
+        except (RuntimeError, MemoryError) as raised:
+            if not is_out_of_memory(raised):
+                raise
+            error = memory_error(self._task.options, self._task.preprocessing.size_hw)
+            error.__cause__ = raised
+        raise_together(error, self.device)
 
     @override
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
@@ -222,8 +228,7 @@ class LightningNet(LightningModule):
         return functional.binary_cross_entropy_with_logits(logits, smoothed)
 
     def _check_finite(self, values: Tensor, where: str) -> None:
-        wrong = total((~torch.isfinite(values)).any().float().reshape(1))
-        if wrong.item():
+        if not torch.isfinite(values).all():
             rate = peak_rate(self._task.options) * self._rate_share
             raise ModelError(
                 f"training failed: the loss is not finite in epoch {self.epoch}, {where}, at "
@@ -282,37 +287,46 @@ class LightningNet(LightningModule):
 
     def _training_scores(self) -> tuple[float, float | None]:
         task = self._task
-        losses = total(torch.tensor(self._losses, dtype=torch.float64, device=self.device))
-        loss = float(losses) / len(task.train)
-        if "cutmix" in task.options.augment:
-            return loss, None
-        logits = self._gather(self._seen, task.train)
-        return loss, scores.accuracy(logits, task.targets[task.train], task.single)
+        loss, accuracy = (total(self._sums) / len(task.train)).tolist()
+        scored = task.single and "cutmix" not in task.options.augment
+        return loss, accuracy if scored else None
 
     def _evaluate(self) -> tuple[float, float]:
         """Loss and accuracy on the validation pictures, each counted once over all processes."""
-        task = self._task
         words = f"{self._words}, validating" if self.records else "validating the net as given"
         share_first(self.buffers())
         self.kept.eval()
-        found: list[tuple[Tensor, Tensor]] = []
-        error: GapcamError | None = None
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            for batch in self._validation:
-                if batch.error:
-                    error = PictureError(batch.error)
-                    break
-                logits = self.kept(self._normalized(batch.pixels.to(self.device))).float()
-                found.append((batch.rows.cpu(), logits.cpu()))
-                self._tell(words, len(found), len(self._validation))
-        raise_together(error, self.device)
-        values = self._gather(found, task.validation)
-        self._check_finite(torch.from_numpy(values).to(self.device), "on the validation pictures")
-        targets = task.targets[task.validation]
-        return (
-            scores.loss(values, targets, task.single),
-            scores.accuracy(values, targets, task.single),
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        kept: list[tuple[Tensor, Tensor]] = []
+        with (
+            self._errors_together(),
+            torch.no_grad(),
+            self.trainer.precision_plugin.forward_context(),
+        ):
+            for done, batch in enumerate(self._validation, 1):
+                sums += self._validated(batch, kept)
+                self._tell(words, done, len(self._validation))
+        rows = self._task.validation
+        loss, accuracy = (total(sums) / len(rows)).tolist()
+        if not self._task.single:
+            values = self._gather(kept, rows)
+            accuracy = scores.accuracy(values, self._task.targets[rows], single=False)
+        return loss, accuracy
+
+    def _validated(self, batch: Batch, kept: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Sums of a batch's losses and hits; its scores are kept only to rank pictures by them."""
+        _check_read(batch)
+        logits = self.kept(self._normalized(batch.pixels.to(self.device))).float()
+        self._check_finite(logits, "on the validation pictures")
+        targets, values = batch.targets.to(self.device), logits.double()
+        if self._task.single:
+            loss = functional.cross_entropy(values, targets.argmax(1), reduction="sum")
+            return torch.stack([loss, _hits(logits, targets).double()])
+        kept.append((batch.rows.cpu(), logits.cpu()))
+        losses = functional.binary_cross_entropy_with_logits(
+            values, targets.double(), reduction="none"
         )
+        return torch.stack([losses.mean(1).sum(), losses.new_zeros(())])
 
     def _gather(self, found: list[tuple[Tensor, Tensor]], rows: IntArray) -> FloatArray:
         """Logits of all processes in the order of `rows`."""
@@ -361,6 +375,16 @@ class LightningNet(LightningModule):
     def _tell(self, words: str, done: int, of: int) -> None:
         if self.trainer.is_global_zero:
             self._progress(words, done, of)
+
+
+def _check_read(batch: Batch) -> None:
+    if batch.error:
+        raise PictureError(batch.error)
+
+
+def _hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many pictures' best class is right; of equal scores the lower class id is best."""
+    return (logits.argmax(1) == targets.argmax(1)).sum()
 
 
 def _load(module: nn.Module, state: State, checkpoints: Checkpoints) -> None:

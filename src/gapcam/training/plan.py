@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
 from gapcam.types import ArgumentError
@@ -51,10 +52,11 @@ class TrainOptions:
         batch_size: Fine-tuning: pictures a step, of each process.
         accumulate: Fine-tuning: steps whose gradients are summed before weights change.
         optimizer: `sgd` (momentum .9, Nesterov) or `adamw`.
-        learning_rate: Of the head, at its peak; None: .01 for SGD, 1e-3 for AdamW.
+        learning_rate: Of the head, at its peak; None: .03 for SGD, 1e-3 for AdamW.
         trunk_rate: The trunk's learning rate as a share of the head's.
         weight_decay: Of weights, not of biases and norms.
-        warmup: Epochs in which the rate rises from 0; then it falls along a cosine to 0.
+        warmup: Epochs in which the rate rises from 0; then it falls along a cosine to 0. At most
+            `epochs`.
         label_smoothing: The share of the target that is spread over all classes, 0..1.
         augment: Which of `AUGMENTATIONS`.
         ema: The decay a step of the averaged weights that are kept; None: the weights themselves.
@@ -92,11 +94,44 @@ class TrainOptions:
     logger: Literal["csv", "tensorboard"] = "csv"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
+        """Refuse what cannot be meant; numbers become Python's own, `augment` a tuple.
 
         Raises:
-            ArgumentError: A field is none of its choices or out of range.
+            ArgumentError: A field is of another type, none of its choices or out of range.
         """
+        self._check_types()
+        self._check_values()
+        if self.method == "finetune" and self.warmup > self.epochs:
+            raise ArgumentError(
+                f"warmup: expected at most the run's {self.epochs} epochs, got {self.warmup:g}; "
+                "train longer, or warm up in fewer epochs"
+            )
+        if self.method == "head-only" and self.pool in ("fc", "lse"):
+            raise ArgumentError(
+                f"pool {self.pool}: a head alone is fitted on features that are pooled before it, "
+                "with gap, gmp or tap. Add --finetune (method='finetune'), or use pool gap"
+            )
+
+    def _check_types(self) -> None:
+        for name in (*_WHOLE, *_NUMBERS):
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_NONE:
+                continue
+            whole = name in _WHOLE
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+                self._refuse(name, "a whole number" if whole else "a number")
+            object.__setattr__(self, name, int(value) if whole else float(value))
+        given: dict[str, Any] = {name: getattr(self, name) for name in _OTHERS}
+        if not isinstance(given["multi_label"], bool | None):
+            self._refuse("multi_label", "True, False or None")
+        if not isinstance(given["normal"], str | None):
+            self._refuse("normal", "a class name or None")
+        words = given["augment"]
+        if not isinstance(words, tuple | list) or not all(isinstance(word, str) for word in words):
+            self._refuse("augment", f"a tuple of {', '.join(AUGMENTATIONS)}")
+        object.__setattr__(self, "augment", tuple(words))
+
+    def _check_values(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 self._refuse(name, " or ".join(map(str, choices)))
@@ -111,11 +146,6 @@ class TrainOptions:
             self._refuse("augment", f"some of {', '.join(AUGMENTATIONS)}")
         if not 0 < self.validation_share < 1:
             self._refuse("validation_share", "more than 0 and less than 1")
-        if self.method == "head-only" and self.pool in ("fc", "lse"):
-            raise ArgumentError(
-                f"pool {self.pool}: a head alone is fitted on features that are pooled before it, "
-                "with gap, gmp or tap. Add --finetune (method='finetune'), or use pool gap"
-            )
 
     def _refuse(self, name: str, expected: str) -> None:
         raise ArgumentError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
@@ -132,6 +162,16 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "logger": LOGGERS,
     "precision": PRECISIONS,
 }
+_WHOLE = (
+    *("map_stride", "seed", "epochs", "batch_size", "accumulate", "devices", "nodes", "workers"),
+    "patience",
+)
+_NUMBERS = (
+    *("validation_share", "learning_rate", "trunk_rate", "weight_decay", "warmup"),
+    *("label_smoothing", "ema"),
+)
+_OTHERS = ("multi_label", "normal", "augment")
+_MAY_BE_NONE = frozenset(("map_stride", "patience", "learning_rate", "ema"))
 _RANGES: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "epochs": (1, 100_000),
@@ -156,10 +196,12 @@ class EpochRecord:
 
     Attributes:
         epoch: From 1; 0: before any training.
-        train_loss: Mean over the epoch's steps, with augmentation; None at epoch 0.
-        train_accuracy: As `validation_accuracy`, on the augmented training pictures; None where
-            labels are mixed.
-        validation_loss: Mean over the validation pictures.
+        train_loss: What is optimized: mean over the training pictures, while weights change, with
+            the run's augmentation, mixed labels and label smoothing. Smoothing keeps it above 0, so
+            it is not comparable with `validation_loss`. None at epoch 0.
+        train_accuracy: Top-1 on the augmented training pictures, while weights change; None where
+            labels are mixed or a picture may show several classes.
+        validation_loss: Plain cross-entropy, without smoothing; mean over the validation pictures.
         validation_accuracy: Top-1; multi-label: mean average precision over the classes that occur.
         learning_rate: Of the head, at the epoch's end.
         seconds: Wall-clock time of the epoch.
@@ -172,3 +214,14 @@ class EpochRecord:
     validation_accuracy: float
     learning_rate: float
     seconds: float
+
+
+def best_epoch(records: Sequence[EpochRecord]) -> int:
+    """The epoch of the best validation accuracy; of equal ones the lower loss, then the earlier.
+
+    Class labels only: no box is read. Epoch 0, before any training, is left out; 0: no other.
+    """
+    trained = [record for record in records if record.epoch > 0]
+    if not trained:
+        return 0
+    return min(trained, key=lambda r: (-r.validation_accuracy, r.validation_loss, r.epoch)).epoch

@@ -93,7 +93,9 @@ def epoch_charts(
     return [
         draw.chart(
             "Loss",
-            "Mean cross-entropy. Training pictures are augmented, so theirs can be the higher one.",
+            "Mean cross-entropy. The training loss is what is optimized: with the run's "
+            "augmentation, mixed labels and label smoothing, which keeps it above 0. So it can be "
+            "the higher one, and the two are not comparable.",
             [
                 Series("training", TRAIN, [r.train_loss for r in kept], True),
                 Series("validation", VALIDATION, [r.validation_loss for r in kept], False),
@@ -103,7 +105,7 @@ def epoch_charts(
         draw.chart(
             measure[0].upper() + measure[1:],
             "The scale is cut to the values. Training pictures are augmented; where labels are "
-            "mixed they have no accuracy.",
+            "mixed or a picture may show several classes, they have no score.",
             [
                 Series("training", TRAIN, [r.train_accuracy for r in kept], True),
                 Series("validation", VALIDATION, [r.validation_accuracy for r in kept], False),

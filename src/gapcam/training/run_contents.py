@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from gapcam.training.plan import EpochRecord
+from gapcam.training.plan import EpochRecord, best_epoch
 from gapcam.training.run_folder import (
     CONFIG,
     CONFUSION,
@@ -97,11 +97,7 @@ class RunContents:
         kept = self.state.get("result", {}).get("best_epoch")
         if kept is not None:
             return int(kept)
-        trained = [record for record in self.records if record.epoch]
-        if not trained:
-            return None
-        order = [(-r.validation_accuracy, r.validation_loss, r.epoch) for r in trained]
-        return min(order)[2]
+        return best_epoch(self.records) or None
 
 
 def read_run(path: Path) -> RunContents:
