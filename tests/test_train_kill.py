@@ -165,9 +165,12 @@ def test_a_killed_run_ends_with_the_same_model_and_records(runs: Path, method: s
     names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
     assert {str(path.relative_to(killed)) for path in killed.rglob("*") if path.is_file()} == names
     assert {"model.onnx", "training.html", "samples/final.jpg"} <= names
-    # times of day and seconds differ; and zip archives and the page hold such
+    # times of day and seconds differ; zip archives and the page hold such, config.json the command
     timed = {"run.json", "metrics.csv", "training.html", "checkpoints/last.ckpt", "features.json"}
-    for name in sorted(names - timed):
+    configs = [json.loads((run / "config.json").read_text()) for run in (whole, killed)]
+    assert configs[0].pop("command").replace("-whole", "-killed") == configs[1].pop("command")
+    assert configs[0] == configs[1]
+    for name in sorted(names - timed - {"config.json"}):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     states = [json.loads((run / "run.json").read_text()) for run in (whole, killed)]
     assert states[0]["result"] == states[1]["result"]

@@ -15,6 +15,7 @@ FREE = ("options.workers", "options.logger", "command")
 """What may change when a run is taken up: it changes no result."""
 VERSIONS = "versions"
 """What may change too, but is told: other versions may not repeat a result to the last bit."""
+FIRST_WEIGHTS = "first_weights"
 WHY = {
     "options.epochs": "the learning rate falls to 0 along a cosine over all epochs, so a run "
     "cannot be made longer or shorter",
@@ -75,12 +76,17 @@ def check_same(folder: Path, earlier: Mapping[str, Any], asked: Mapping[str, Any
     Raises:
         ArgumentError: Something differs that changes the result; each such choice is named.
     """
-    differing = [d for d in _differences(earlier, asked) if d[0] not in FREE]
+    differing = [
+        d
+        for d in _differences(earlier, asked)
+        if d[0] not in FREE and not d[0].startswith(f"{VERSIONS}.")
+    ]
+    # other choices (a seed, a network) bring other first weights: those are the ones to name
+    named = [d for d in differing if d[0] != FIRST_WEIGHTS] or differing
     lines = [
         f"{name.removeprefix('options.')} was {_shown(was)}, is now {_shown(now)}"
         + (f" ({WHY[name]})" if name in WHY else "")
-        for name, was, now in differing
-        if not name.startswith(f"{VERSIONS}.")
+        for name, was, now in named
     ]
     if lines:
         raise ArgumentError(
