@@ -221,6 +221,7 @@ HEAD = "image,label"
         ((HEAD, "a.jpg,caf\udce9"), "line 2: label: expected UTF-8 text"),
         ((HEAD, 'a.jpg,"x'), "expected comma-separated values"),
         ((HEAD, *(f"{i}.jpg,x" for i in range(5))), r"5 of 5 are not there: .*and 2 more"),
+        ((HEAD, r"a\1.jpg,x"), r"mend them \(a \\ does not part folders here: write /\)"),
         ((HEAD, "a.jpg,x", "b.jpg,y", "c.jpg,", "d.jpg,x"), r"c.jpg \(line 4\): none; mend"),
         ((HEAD, "a.jpg,x", "b.jpg,X"), "got 'X' and 'x'"),
         ((HEAD, "a.jpg,x", "b.jpg,x"), "two classes or more"),

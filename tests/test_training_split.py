@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gapcam.training import duplicates
 from gapcam.training.inspect import Inspection
 from gapcam.training.labelled import LabelledSet
 from gapcam.training.split import make_split
@@ -116,6 +117,13 @@ def test_words():
         "together; 1 group of near-duplicate pictures with different labels, worth a look "
         "(2.jpg: a and 12.jpg: b)"
     )
+
+
+def test_a_coarser_search_for_near_duplicates_is_said(monkeypatch: pytest.MonkeyPatch):
+    assert "missed" not in make_split(single(5, 5), seen(10), 0.2, 0).words
+    monkeypatch.setattr(duplicates, "_MOST_PAIRS", 1)
+    words = make_split(single(5, 5), seen(10), 0.2, 0).words
+    assert "hashes differ in 3 bits of 64 at most, and some may have been missed" in words
 
 
 def test_a_given_split_is_kept_and_its_leaks_are_said():

@@ -9,7 +9,7 @@ such series.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ FEWER_BITS = 3
 """The same where so many hashes resemble each other that comparing them would take minutes (tens of
 thousands of pictures with little in them, such as digits on black)."""
 
+_FLIPS = (0, *(1 << bit for bit in range(16)))
 _MOST_PAIRS = 2**30
 _PAIRS = 2**20  # compared at a time
 _THUMBNAIL_PAIRS = 2**11
@@ -50,9 +51,7 @@ def near_duplicates(seen: Inspection) -> tuple[tuple[int, ...], ...]:
     Returns:
         Indices in each group rising, groups by their first.
     """
-    readable = np.array(
-        [i for i in range(len(seen.hashes)) if i not in seen.unreadable], dtype=np.int64
-    )
+    readable = _readable(seen)
     if len(readable) < 2:
         return ()
     firsts, inverse = _distinct(seen.hashes[readable], seen.thumbnails[readable])
@@ -67,6 +66,19 @@ def near_duplicates(seen: Inspection) -> tuple[tuple[int, ...], ...]:
             agree = looks.agree(one[part], other[part])
             group.join(one[part][agree], other[part][agree])
     return _listed(readable, group.roots()[inverse])
+
+
+def compared_fewer_bits(seen: Inspection) -> bool:
+    """Whether `near_duplicates` went by `FEWER_BITS` for these pictures, and so finds fewer."""
+    readable = _readable(seen)
+    if len(readable) < 2:
+        return False
+    firsts, _ = _distinct(seen.hashes[readable], seen.thumbnails[readable])
+    return _too_many(_pieces(seen.hashes[readable][firsts]))
+
+
+def _readable(seen: Inspection) -> IntArray:
+    return np.array([i for i in range(len(seen.hashes)) if i not in seen.unreadable], np.int64)
 
 
 def _distinct(hashes: npt.NDArray[np.uint64], thumbnails: ByteArray) -> Pairs:
@@ -126,10 +138,7 @@ def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
 def _close_hashes(hashes: npt.NDArray[np.uint64]) -> Iterator[Pairs]:
     """Pairs of pictures whose hashes are close, `i < j`; a pair may come several times."""
     pieces = _pieces(hashes)
-    flips = (0, *(1 << bit for bit in range(16)))
-    limit = MAX_BITS
-    if sum(_candidates(piece, flips) for piece in pieces) > _MOST_PAIRS:
-        limit, flips = FEWER_BITS, (0,)
+    limit, flips = (FEWER_BITS, (0,)) if _too_many(pieces) else (MAX_BITS, _FLIPS)
     for piece in pieces:
         order = np.argsort(piece, kind="stable")
         ends = np.cumsum(np.bincount(piece, minlength=2**16))
@@ -141,6 +150,10 @@ def _close_hashes(hashes: npt.NDArray[np.uint64]) -> Iterator[Pairs]:
                 other = order[at]
                 near = (one < other) & (_bits(hashes[one] ^ hashes[other]) <= limit)
                 yield one[near], other[near]
+
+
+def _too_many(pieces: Sequence[IntArray]) -> bool:
+    return sum(_candidates(piece, _FLIPS) for piece in pieces) > _MOST_PAIRS
 
 
 def _candidates(piece: IntArray, flips: tuple[int, ...]) -> int:

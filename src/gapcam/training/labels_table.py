@@ -215,7 +215,13 @@ def _check_files(path: Path, root: Path, used: Sequence[_Picture]) -> None:
         f"{picture.path} ({few(picture.where)})" for picture in used if not is_file(picture.path)
     ]
     if missing:
+        slashes = (
+            r" (a \ does not part folders here: write /)"
+            if os.sep == "/" and any("\\" in words for words in missing)
+            else ""
+        )
         raise DataError(
             f"{path}: expected its pictures below {root}, {len(missing):,} of {len(used):,} are "
-            f"not there: {few(missing, '; ')}; name the folder that the paths go from, or mend them"
+            f"not there: {few(missing, '; ')}; name the folder that the paths go from, or mend "
+            f"them{slashes}"
         )

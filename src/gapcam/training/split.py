@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gapcam.training.duplicates import near_duplicates
+from gapcam.training.duplicates import FEWER_BITS, compared_fewer_bits, near_duplicates
 from gapcam.training.inspect import Inspection
 from gapcam.training.label_rows import TRAIN, VALIDATION, counted, few
 from gapcam.training.labelled import LabelledSet
@@ -61,7 +61,14 @@ def make_split(data: LabelledSet, inspection: Inspection, share: float, seed: in
         validates = _choose(data, readable, duplicates, share, seed)
     else:
         validates = data.given == VALIDATION
-    return split_of(data, readable & ~validates, readable & validates, duplicates)
+    split = split_of(data, readable & ~validates, readable & validates, duplicates)
+    if not compared_fewer_bits(inspection):
+        return split
+    fewer = (
+        "so many pictures look alike that near-duplicates were looked for among those whose "
+        f"hashes differ in {FEWER_BITS} bits of 64 at most, and some may have been missed"
+    )
+    return replace(split, words=f"{split.words}; {fewer}")
 
 
 def split_of(
