@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,19 +13,17 @@ from PIL import Image
 
 from gapcam.boxes import Region, find_all_regions, region_mask, scale_box, scale_point
 from gapcam.engines import Engine
-from gapcam.images import load_picture, name_of, resize_picture
+from gapcam.images import DEFAULT_LIMITS, Limits, load_picture, name_of, resize_picture
 from gapcam.labels import ClassName, class_id
-from gapcam.maps import class_scores, map_gap, normalize
+from gapcam.maps import class_scores, map_gap
 from gapcam.products import span
 from gapcam.proof import Proof
 from gapcam.recipes import check_fits
-from gapcam.refine import fuse, refine
-from gapcam.resample import resample
 from gapcam.samples import sample_pictures
+from gapcam.seeing import Seen, see, to_heat
 from gapcam.types import (
     ArgumentError,
     BoolArray,
-    ByteArray,
     Detection,
     Failure,
     FloatArray,
@@ -41,38 +38,16 @@ from gapcam.types import (
     SizeHW,
 )
 
-GRID_STRIDE = 4
-"""Input pixels between the samples that a map is cut on (finer gives the same boxes)."""
-
 DECODE_MARGIN = 2
 """JPEGs are decoded at no less than this many times the input size, so that the resize to the
 input, and not the decoder, decides what the network sees."""
 
 BATCH_SIZE = 16
 
+__all__ = ["Localizer", "Seen", "to_heat"]
+
 MOST_CHECKED = 64
 """How many of the best classes `check` looks at where every class costs a pass through the head."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What the network says of a batch of pictures, before any box is cut.
-
-    Attributes:
-        classes: The classes asked for in each picture, `[B, n]`.
-        logits: Of every class, `[B, C]`.
-        maps: Raw class maps `[B, n, h, w]`, signed, logit units.
-        evidence: The maps after the recipe's refinement, of both passes where it has two,
-            `[B, n, h2, w2]`; else the maps.
-        heat: Evidence resampled and normalized to 0..1 by the recipe, `[B, n, H, W]`; all zero for
-            a class that means that nothing is there.
-    """
-
-    classes: IntArray
-    logits: FloatArray
-    maps: FloatArray
-    evidence: FloatArray
-    heat: FloatArray
 
 
 class Localizer:
@@ -219,12 +194,20 @@ class Localizer:
             raise ArgumentError(f"top: expected 1 to {limit} (the model's classes), got {top}")
         return int(top)
 
-    def read(self, source: PictureSource) -> Picture:
-        """Read a picture and squash it to the recipe's input sizes; safe to call from threads."""
+    def read(self, source: PictureSource, limits: Limits = DEFAULT_LIMITS) -> Picture:
+        """Read a picture and squash it to the recipe's input sizes; safe to call from threads.
+
+        Args:
+            source: As in `__call__`.
+            limits: What is refused as too large, before it is decoded.
+
+        Raises:
+            PictureError: It cannot be read, or is too large.
+        """
         size_hw, finer_hw = self.recipe.input_size_hw, self.recipe.evidence_size_hw
         largest = np.max([size_hw, finer_hw or size_hw], axis=0).tolist()
         at_least = (largest[0] * DECODE_MARGIN, largest[1] * DECODE_MARGIN)
-        picture = load_picture(source, at_least_hw=at_least)
+        picture = load_picture(source, at_least_hw=at_least, limits=limits)
         return Picture(
             name=picture.name,
             pixels=resize_picture(picture.pixels, size_hw),
@@ -248,7 +231,18 @@ class Localizer:
         """
         if not pictures:
             return []
-        seen = self.see(pictures, wanted)
+        return self.cut(self.see(pictures, wanted), pictures, sources)
+
+    def cut(
+        self, seen: Seen, pictures: Sequence[Picture], sources: Sequence[PictureSource]
+    ) -> list[Localization]:
+        """Cut boxes: what `see` said of a batch of pictures, as results.
+
+        Args:
+            seen: What `see` gave for these pictures.
+            pictures: In the same order.
+            sources: What each was read from, kept in its result.
+        """
         heat, classes = seen.heat, seen.classes
         scores = np.take_along_axis(class_scores(seen.logits, self.card.scores), classes, axis=1)
         regions = find_all_regions(heat.reshape(-1, *heat.shape[2:]), self.recipe)
@@ -277,34 +271,21 @@ class Localizer:
             for i, (picture, source) in enumerate(zip(pictures, sources, strict=True))
         ]
 
-    def see(self, pictures: Sequence[Picture], wanted: IntArray | int) -> Seen:
+    def see(
+        self, pictures: Sequence[Picture], wanted: IntArray | int, *, every: bool = False
+    ) -> Seen:
         """Run a batch of pictures (at least one) as far as the heat, before any box is cut.
 
         Args:
             pictures: At the recipe's sizes, as `read` gives them.
             wanted: As in `localize`.
+            every: Give the raw maps of every class too, from the same forward pass.
 
         Raises:
-            ArgumentError: The recipe takes two passes and a picture was read for one.
+            ArgumentError: The recipe takes two passes and a picture was read for one; or `every`,
+                and the head is not linear.
         """
-        out = self.engine.run_maps(np.stack([picture.pixels for picture in pictures]), wanted)
-        maps, fine = out.maps, out.fine_features
-        evidence = refine(maps, fine, self.recipe)
-        if self.recipe.evidence_size_hw is not None:
-            finer_maps = self.engine.run_maps(self._evidence_pixels(pictures), out.classes).maps
-            evidence = fuse(evidence, refine(finer_maps, fine, self.recipe))
-        heat = to_heat(evidence, maps, self.recipe)
-        heat[np.isin(out.classes, self.card.placeless)] = 0
-        return Seen(out.classes, out.logits, maps, evidence, heat)
-
-    def _evidence_pixels(self, pictures: Sequence[Picture]) -> ByteArray:
-        finer = [p.evidence_pixels for p in pictures if p.evidence_pixels is not None]
-        if len(finer) < len(pictures):
-            raise ArgumentError(
-                f"recipe {self.recipe.name!r} takes two passes: expected pictures that this "
-                "localizer's `read` made, got one read for a recipe of one pass"
-            )
-        return np.stack(finer)
+        return see(self.engine, self.card, self.recipe, pictures, wanted, every=every)
 
     def _detections(
         self,
@@ -378,17 +359,6 @@ class Localizer:
             features_at=self.card.features_at,
             engine=self.engine.name,
         )
-
-
-def to_heat(evidence: FloatArray, maps: FloatArray, recipe: Recipe) -> FloatArray:
-    """Evidence `[..., h, w]` as heat in 0..1, `[..., H, W]`, on the grid that is cut.
-
-    Bicubic weights overshoot: where `maps [..., h, w]` have no positive value, heat is zero.
-    """
-    height, width = recipe.input_size_hw
-    grid_hw = (height // GRID_STRIDE, width // GRID_STRIDE)
-    heat = normalize(resample(evidence, grid_hw, recipe.upsample), recipe)
-    return np.where(maps.max((-2, -1), keepdims=True) > 0, heat, 0)
 
 
 def _empty_mask(size_hw: SizeHW) -> BoolArray:
