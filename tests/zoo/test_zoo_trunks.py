@@ -91,4 +91,5 @@ def check_dilation(spec: str, trunk: nn.Module, stride: int, picture: torch.Tens
             old, new = trunk(picture), made(picture)
         assert new.shape[2:] == (224 // finer, 224 // finer)
         if "mobilenetv3" not in spec:  # its gates average over all positions, the new ones too
-            torch.testing.assert_close(new[..., ::step, ::step], old, atol=1e-4, rtol=1e-4)
+            found = [new[..., first::step, first::step] for first in range(step)]
+            assert sum(torch.allclose(f, old, atol=1e-4, rtol=1e-4) for f in found) == 1

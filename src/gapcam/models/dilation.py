@@ -4,7 +4,14 @@ The à trous conversion of Chen et al., "DeepLab" (PAMI 2018, arXiv 1606.00915, 
 and Koltun, "Multi-Scale Context Aggregation by Dilated Convolutions" (ICLR 2016): a step of stride
 2 takes every position instead of every second one, and every window after it takes every second
 position of its input. With the same weights, every second position of the new features is a
-position of the old ones, exactly.
+position of the old ones, exactly: the even ones, or the odd ones where windows are moved.
+
+Moved they are so that a position lies in the middle of what it reads. A window that steps from
+2i to 2i + 2, as TensorFlow's "SAME" padding puts it on even sides, is centred at 2i + 1. If it went
+on to begin where it began, position j of the finer plane would read what is centred at j + 1, and
+every removed step would move the maps left and up, by half a step: 8 pixels from stride 32 to 16,
+12 to 8. With such a window moved back, j reads what is centred at j, and old position i is at
+2i + 1. Padding that is the same on both sides, as ResNet's, puts windows at 2i, where they stay.
 """
 
 from __future__ import annotations
@@ -13,14 +20,20 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gapcam.models.dilation_check import compare
-from gapcam.models.dilation_windows import AtrousAveragePool, AtrousMaximumPool, Extend, axes_of
+from gapcam.models.dilation_check import Firsts, compare
+from gapcam.models.dilation_windows import (
+    AtrousAveragePool,
+    AtrousMaximumPool,
+    Axis,
+    Extend,
+    axes_of,
+)
 from gapcam.models.efficientnet_lite import SameConv2d
 from gapcam.models.pytorch.hooks import layout_of
 from gapcam.types import ArgumentError, ModelError, SizeHW
@@ -61,8 +74,8 @@ def dilate(
             strides, when None.
 
     Returns:
-        The copy. Sampled at every (from_stride / to_stride)-th position, its features are the
-        trunk's.
+        The copy. Sampled at every (from_stride / to_stride)-th position, from one of the first on,
+        its features are the trunk's.
 
     Raises:
         ArgumentError: Strides of which one is no half, quarter or eighth of the other.
@@ -80,10 +93,13 @@ def dilate(
     with _evaluating(made), torch.no_grad(), torch.random.fork_rng(devices=[]):
         calls = _calls(made, picture)
         _check_steps(calls, from_stride, to_stride)
-        for path, (before, part) in _windows(calls, from_stride, to_stride).items():
-            _put(made, path, _converted(part, path, before // to_stride, before))
+        windows = _windows(calls, from_stride, to_stride)
+        firsts = _firsts(windows, from_stride, to_stride)
+        for path, (before, part) in windows.items():
+            axes = _placed(part, before // to_stride, firsts)
+            _put(made, path, _converted(part, path, before, axes))
         with _evaluating(reference := copy.deepcopy(trunk)):
-            compare(reference, made, picture, from_stride // to_stride)
+            compare(reference, made, picture, from_stride // to_stride, firsts)
     return made
 
 
@@ -183,49 +199,79 @@ def _windows(
     return found
 
 
+def _firsts(windows: dict[str, tuple[int, nn.Module]], from_stride: int, to_stride: int) -> Firsts:
+    """Where the first old position lies in the planes of each spread, once windows are centred.
+
+    All windows that make the same step are moved alike, as the largest needs it: their planes are
+    added or joined.
+    """
+    first, firsts = (0, 0), {1: (0, 0)}
+    stride = to_stride
+    while stride < from_stride:
+        spread = stride // to_stride
+        found = [axes_of(part, spread) for before, part in windows.values() if before == stride]
+        rows, columns = (
+            max(((a.reach, -a.centring) for a in axis if a.stride > 1), default=(0, 0))
+            for axis in ([pair[i] for pair in found] for i in range(2))
+        )
+        first = first[0] - rows[1], first[1] - columns[1]
+        stride *= 2
+        firsts[stride // to_stride] = first
+    return firsts
+
+
+def _placed(part: nn.Module, spread: int, firsts: Firsts) -> tuple[Axis, Axis]:
+    """The axes of a window, with where the old positions lie before and after it."""
+    placed = []
+    for i, axis in enumerate(axes_of(part, spread)):
+        first = firsts[spread][i]
+        shift = firsts.get(spread * axis.stride, firsts[spread])[i] - first
+        placed.append(replace(axis, first=first, shift=shift))
+    return placed[0], placed[1]
+
+
 def _put(trunk: nn.Module, path: str, part: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     trunk.get_submodule(parent)._modules[name] = part
 
 
-def _converted(part: nn.Module, path: str, spread: int, before: int) -> nn.Module:
+def _converted(part: nn.Module, path: str, before: int, axes: tuple[Axis, Axis]) -> nn.Module:
     """A window that takes every position and reads every `spread`-th: a new pool, or `part`."""
     if isinstance(part, SameConv2d):
-        return _same_convolution(part, spread)
+        return _same_convolution(part, axes)
     if isinstance(part, nn.Conv2d):
-        return _convolution(part, path, spread)
+        return _convolution(part, path, axes)
     if type(part) not in WINDOWS or getattr(part, "return_indices", False):
         raise ModelError(
             f"{path} ({type(part).__name__}) pools at stride {before} and cannot be dilated: its "
             f"windows are its own. {WAY_OUT}"
         )
-    axes = axes_of(part, spread)
     if isinstance(part, nn.AvgPool2d):
         return AtrousAveragePool(axes, part.count_include_pad, part.divisor_override)
     return AtrousMaximumPool(axes)
 
 
-def _same_convolution(part: SameConv2d, spread: int) -> nn.Module:
-    """The window begins where it began; as much is put after it as keeps the sides."""
-    left, _, top, _ = part.same_padding
-    rows, columns = (a.reach * spread for a in axes_of(part))
-    left, top = left * spread, top * spread
-    part.same_padding = (left, columns - left, top, rows - top)
-    _respace(part, spread)
+def _same_convolution(part: SameConv2d, axes: tuple[Axis, Axis]) -> nn.Module:
+    """As much is put after a plane as keeps its sides, which were even."""
+    before = [a.padding[0] * a.spread + a.shift for a in axes]
+    after = [a.reach * a.spread - b for a, b in zip(axes, before, strict=True)]
+    part.same_padding = (before[1], after[1], before[0], after[0])
+    _respace(part, axes[0].spread)
     return part
 
 
-def _convolution(part: nn.Conv2d, path: str, spread: int) -> nn.Module:
+def _convolution(part: nn.Conv2d, path: str, axes: tuple[Axis, Axis]) -> nn.Module:
     if part.padding_mode != "zeros":
         raise ModelError(
             f"{path} pads its input by {part.padding_mode!r} and cannot be dilated. {WAY_OUT}"
         )
-    axes = axes_of(part, spread)
     if not isinstance(part.padding, str):  # "same" reckons with the dilation
-        part.padding = (axes[0].padding * spread, axes[1].padding * spread)
-        if not all(axis.keeps_sides for axis in axes):
+        if all(axis.keeps_sides for axis in axes):
+            part.padding = (axes[0].pads(0)[0], axes[1].pads(0)[0])
+        else:
+            part.padding = (0, 0)
             part.register_forward_pre_hook(Extend(axes))
-    _respace(part, spread)
+    _respace(part, axes[0].spread)
     return part
 
 

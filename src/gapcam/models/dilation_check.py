@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +19,37 @@ _POOLS: frozenset[Any] = frozenset(
     {functional.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d}
 )
 
+Firsts: TypeAlias = Mapping[int, tuple[int, int]]
+"""How many times finer a plane is, to the row and the column where its old positions begin."""
 
-def compare(trunk: nn.Module, dilated: nn.Module, picture: Tensor, finer: int) -> None:
+
+def compare(
+    trunk: nn.Module, dilated: nn.Module, picture: Tensor, finer: int, firsts: Firsts
+) -> None:
     """Check that the features of `trunk` are every `finer`-th of those of `dilated`.
 
     Means over whole planes (squeeze and excitation) are taken over the same positions for this, as
     the others' weigh in on them.
 
+    Args:
+        trunk: A network without its head.
+        dilated: Its copy.
+        picture: `[B, 3, H, W]`.
+        finer: How many times finer the copy's features are.
+        firsts: Where the old positions begin.
+
     Raises:
         ModelError: They are not, or it does not run.
     """
     sizes: list[tuple[int, ...]] = []
-    with _WholeMeans(sizes, thin=False):
+    with _WholeMeans(sizes):
         expected = trunk(picture)
     running = _Running()
     try:
-        with running, _WholeMeans(sizes, thin=True):
+        with running, _WholeMeans(sizes, firsts):
             running.watch(dilated)
-            features = dilated(picture)[..., ::finer, ::finer]
+            row, column = firsts[finer]
+            features = dilated(picture)[..., row::finer, column::finer]
     except Exception as error:  # the network's own code runs here
         raise ModelError(
             f"dilated, the network does not run: {running.path or 'its own code'} takes planes of "
@@ -91,10 +105,10 @@ class _Running:
 class _WholeMeans(TorchFunctionMode):
     """Notes the planes that are averaged whole, or averages only what a coarser plane had."""
 
-    def __init__(self, sizes: list[tuple[int, ...]], thin: bool) -> None:
+    def __init__(self, sizes: list[tuple[int, ...]], firsts: Firsts | None = None) -> None:
         super().__init__()
         self._sizes = sizes
-        self._thin = thin
+        self._firsts = firsts
         self._next = 0
 
     def __torch_function__(
@@ -107,13 +121,15 @@ class _WholeMeans(TorchFunctionMode):
             return func(*args, **kwargs)
         x, *rest = args
         sides = tuple(x.shape[axis] for axis in axes)
-        if not self._thin:
+        if self._firsts is None:
             self._sizes.append(sides)
         elif self._next < len(self._sizes):
             before = self._sizes[self._next]
             self._next += 1
-            for axis, now, was in zip(axes, sides, before, strict=True):
-                x = x.index_select(axis, torch.arange(0, now, -(-now // was)))
+            for i, axis in enumerate(axes):
+                step = -(-sides[i] // before[i])
+                first = self._firsts.get(step, (0, 0))[i]
+                x = x.index_select(axis, torch.arange(first, sides[i], step))
         return func(x, *rest, **kwargs)
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gapcam.models.efficientnet_lite import SameConv2d
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A window along rows or columns, as it was before the step after it was removed.
+    """A window along rows or columns, as it was before steps were removed, and where it lies now.
 
     Attributes:
         kernel: Positions in the window.
@@ -22,14 +24,18 @@ class Axis:
         dilation: From one position of the window to the next.
         ceil: Whether a window may reach beyond the padding.
         spread: How many times finer the plane is now.
+        first: Where in the plane the first of the old positions lies.
+        shift: By how many positions every window begins earlier than the padding alone makes it.
     """
 
     kernel: int
     stride: int
-    padding: int
+    padding: tuple[int, int]
     dilation: int
     ceil: bool
     spread: int = 1
+    first: int = 0
+    shift: int = 0
 
     @property
     def reach(self) -> int:
@@ -37,15 +43,26 @@ class Axis:
         return (self.kernel - 1) * self.dilation
 
     @property
+    def centring(self) -> int:
+        """The shift that puts every position into the middle of its window, or half a step after.
+
+        At most the step that is removed, less one position, so that the old positions stay within
+        the plane.
+        """
+        before = self.reach * self.spread // 2 - self.padding[0] * self.spread
+        return min(max(before, 0), self.spread * (self.stride - 1))
+
+    @property
     def keeps_sides(self) -> bool:
         """Whether the padding alone gives as many positions as there were."""
-        return 2 * self.padding == self.reach or self.stride == 1
+        even = self.padding[0] == self.padding[1]
+        return even and (self.stride == 1 or (2 * self.padding[0] == self.reach and not self.shift))
 
     def given_before(self, side: int) -> int:
         """How many windows there were on a plane of that side."""
-        room = side + 2 * self.padding - self.reach - 1
+        room = side + sum(self.padding) - self.reach - 1
         count = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
-        if self.ceil and (count - 1) * self.stride >= side + self.padding:
+        if self.ceil and (count - 1) * self.stride >= side + self.padding[0]:
             count -= 1
         return count
 
@@ -57,14 +74,16 @@ class Axis:
         """
         count = self.given_before(-(-side // self.spread))
         finer = self.spread * self.stride
-        return max(min(side, finer * count), finer * (count - 1) + 1)
+        last = finer * (count - 1) + self.first + self.shift
+        return max(min(side, finer * count), last + 1)
 
-    def missing(self, side: int) -> int:
-        """What has to be put after a plane, beside the padding, to have that many."""
+    def pads(self, side: int) -> tuple[int, int]:
+        """What has to be put before and after a plane of that side; below 0: taken off."""
+        before, after = (padding * self.spread for padding in self.padding)
         if self.stride == 1:
-            return 0
-        alone = side + self.spread * (2 * self.padding - self.reach)
-        return max(self.wanted(side) - alone, 0)
+            return before, after
+        before += self.shift
+        return before, self.wanted(side) - side + self.reach * self.spread - before
 
 
 def axes_of(window: Any, spread: int = 1) -> tuple[Axis, Axis]:
@@ -74,28 +93,32 @@ def axes_of(window: Any, spread: int = 1) -> tuple[Axis, Axis]:
         kernel, stride, dilation = (
             _at(getattr(window, name, 1), i) for name in ("kernel_size", "stride", "dilation")
         )
-        padding = 0 if isinstance(window.padding, str) else _at(window.padding, i)
+        if isinstance(window, SameConv2d):
+            left, right, top, bottom = window.same_padding
+            padding = ((top, bottom), (left, right))[i]
+        else:
+            padding = (0 if isinstance(window.padding, str) else _at(window.padding, i),) * 2
         ceil = bool(getattr(window, "ceil_mode", False))
         values.append(Axis(kernel, stride, padding, dilation, ceil, spread))
     return values[0], values[1]
 
 
 class Extend:
-    """A forward pre-hook that puts as much after a plane as its windows lack."""
+    """A forward pre-hook that puts around a plane what its windows ask for."""
 
     def __init__(self, axes: tuple[Axis, Axis]) -> None:
         self._axes = axes
 
     def __call__(self, _window: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first lengthened."""
+        """The arguments, the first padded."""
         x, *rest = arguments
-        return extended(x, self._axes), *rest
+        return padded(x, self._axes), *rest
 
 
-def extended(x: Tensor, axes: tuple[Axis, Axis], value: float = 0.0) -> Tensor:
-    """The plane with what is missing after its rows and its columns."""
-    below, right = (a.missing(s) for a, s in zip(axes, x.shape[-2:], strict=True))
-    return functional.pad(x, (0, right, 0, below), value=value) if below or right else x
+def padded(x: Tensor, axes: tuple[Axis, Axis], value: float = 0.0) -> Tensor:
+    """The plane with what its windows ask for around it."""
+    rows, columns = (a.pads(side) for a, side in zip(axes, x.shape[-2:], strict=True))
+    return functional.pad(x, (*columns, *rows), value=value) if any(rows + columns) else x
 
 
 class AtrousMaximumPool(nn.Module):
@@ -111,10 +134,7 @@ class AtrousMaximumPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, K, H, W]` to `[B, K, H', W']`, stride 1."""
-        rows, columns = (a.padding * a.spread for a in self.axes)
-        x = extended(x, self.axes, -math.inf)
-        if rows or columns:
-            x = functional.pad(x, (columns, columns, rows, rows), value=-math.inf)
+        x = padded(x, self.axes, -math.inf)
         kernel = (self.axes[0].kernel, self.axes[1].kernel)
         spread = (
             self.axes[0].dilation * self.axes[0].spread,
@@ -140,30 +160,30 @@ class AtrousAveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, K, H, W]` to `[B, K, H', W']`, stride 1."""
-        rows, columns = (a.padding * a.spread for a in self.axes)
-        sums = self._summed(functional.pad(x, (columns, columns, rows, rows)))
+        sums = self._summed(padded(x, self.axes))
         if self.divisor is not None:
             return sums / self.divisor
         inside = torch.ones(1, 1, *x.shape[-2:], dtype=x.dtype, device=x.device)
-        beside = float(self.count_padding)
-        inside = functional.pad(inside, (columns, columns, rows, rows), value=beside)
-        return sums / self._summed(inside)
-
-    def _summed(self, padded: Tensor) -> Tensor:
-        """Sums over windows of a plane with its padding."""
-        sides = [
-            side - 2 * a.padding * a.spread
-            for a, side in zip(self.axes, padded.shape[-2:], strict=True)
-        ]
-        below, right = (a.missing(s) for a, s in zip(self.axes, sides, strict=True))
-        padded = functional.pad(padded, (0, right, 0, below))
-        channels = padded.shape[1]
-        rows, columns = self.axes
-        ones = torch.ones(
-            channels, 1, rows.kernel, columns.kernel, dtype=padded.dtype, device=padded.device
+        if not self.count_padding:
+            return sums / self._summed(padded(inside, self.axes))
+        # beyond the padding nothing counts
+        own = tuple(tuple(p * a.spread for p in a.padding) for a in self.axes)
+        inside = functional.pad(inside, (*own[1], *own[0]), value=1.0)
+        more = tuple(
+            (now[0] - was[0], now[1] - was[1]) for now, was in zip(self._pads(x), own, strict=True)
         )
+        return sums / self._summed(functional.pad(inside, (*more[1], *more[0])))
+
+    def _pads(self, x: Tensor) -> list[tuple[int, int]]:
+        return [a.pads(side) for a, side in zip(self.axes, x.shape[-2:], strict=True)]
+
+    def _summed(self, x: Tensor) -> Tensor:
+        """Sums over the windows of a plane with its padding."""
+        channels = x.shape[1]
+        rows, columns = self.axes
+        ones = torch.ones(channels, 1, rows.kernel, columns.kernel, dtype=x.dtype, device=x.device)
         spread = (rows.spread * rows.dilation, columns.spread * columns.dilation)
-        return functional.conv2d(padded, ones, dilation=spread, groups=channels)
+        return functional.conv2d(x, ones, dilation=spread, groups=channels)
 
 
 def _at(value: Any, index: int) -> int:

@@ -65,13 +65,18 @@ def card_for(
         normal: The class that means that nothing is there, or None.
     """
     rule: Literal["softmax", "sigmoid"] = "softmax" if single else "sigmoid"
+    recipe = DEFAULT if backbone.recipe_holds else None
+    if backbone.dilated:  # half its stride is an early layer's, whose features refine badly
+        size_hw = backbone.preprocessing.size_hw
+        stride = size_hw[0] / network.layout.grid_hw[0]
+        recipe = default_for(size_hw, stride, fine_features=False)
     return card_of_network(
         network,
         name=name,
         labels=tuple(classes),
         aliases=tuple(() for _ in classes),
         sources={**backbone.sources, **sources},
-        recipe=DEFAULT if backbone.recipe_holds else None,
+        recipe=recipe,
         scores=rule,
         placeless=placeless(classes, normal),
     )

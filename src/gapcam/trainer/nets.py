@@ -34,6 +34,7 @@ class Backbone:
         sources: Where its network and its first weights come from.
         recipe_holds: Whether the default recipe, which was made on the embedded network, is its own
             too: the same trunk at the same stride and size.
+        dilated: Whether its features are finer than its layers were made for.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Backbone:
     words: str
     sources: Mapping[str, str]
     recipe_holds: bool = False
+    dilated: bool = False
 
 
 def open_backbone(
@@ -93,6 +95,7 @@ def _paper_net(name: str, classes: int, options: TrainOptions, source: SourceOpt
     checkpoint = None if source.checkpoint is None else Path(source.checkpoint)
     net = paper_net(name, classes, options.pool, checkpoint=checkpoint)
     words = f"{name} of Zhou et al., CVPR 2016"
+    dilated = False
     if options.map_stride not in (None, PAPER_STRIDE):
         if not isinstance(net, GapNet):
             raise ArgumentError(
@@ -100,9 +103,11 @@ def _paper_net(name: str, classes: int, options: TrainOptions, source: SourceOpt
             )
         net.trunk = dilate(net.trunk, PAPER_STRIDE, options.map_stride)
         words += f", map stride {options.map_stride} by dilation"
+        dilated = True
     weights = "random" if checkpoint is None else f"trunk from {checkpoint.name}"
     preprocessing = _at_size(paper_preprocessing(name), source)
-    return Backbone(name, net.eval(), preprocessing, words, {"network": words, "weights": weights})
+    sources = {"network": words, "weights": weights}
+    return Backbone(name, net.eval(), preprocessing, words, sources, dilated=dilated)
 
 
 def _embedded(classes: int, options: TrainOptions, source: SourceOptions) -> Backbone:
@@ -126,6 +131,7 @@ def _embedded(classes: int, options: TrainOptions, source: SourceOptions) -> Bac
         card.sources,
         recipe_holds=found.stride == card.map_stride
         and preprocessing.size_hw == DEFAULT.input_size_hw,
+        dilated=found.dilated,
     )
 
 
@@ -151,7 +157,14 @@ def _other(
     opened = open_named(model, replace(source, labels=NO_LABELS, layer=None), tell)
     found = trunk_of(opened, layer=source.layer, map_stride=options.map_stride)
     net = _with_head(found, classes, options, opened.preprocessing)
-    return Backbone(opened.name, net, opened.preprocessing, found.words, opened.sources)
+    return Backbone(
+        opened.name,
+        net,
+        opened.preprocessing,
+        found.words,
+        opened.sources,
+        dilated=found.dilated,
+    )
 
 
 def _with_head(

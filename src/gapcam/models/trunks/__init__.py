@@ -36,12 +36,14 @@ class FoundTrunk:
         channels: K.
         stride: Pixels between two positions of the features.
         words: What was found and done, for people.
+        dilated: Whether its features are finer than the network made them.
     """
 
     trunk: nn.Module
     channels: int
     stride: int
     words: str
+    dilated: bool = False
 
 
 class EmbeddedTrunk(EfficientNetLite0):
@@ -113,7 +115,7 @@ def _at_stride(found: FoundTrunk, map_stride: int | None) -> FoundTrunk:
     with own_modes():
         trunk = dilate(found.trunk, found.stride, map_stride)
     words = f"{found.words}; dilated: stride {map_stride} instead of {found.stride}"
-    return replace(found, trunk=trunk, stride=map_stride, words=words)
+    return replace(found, trunk=trunk, stride=map_stride, words=words, dilated=True)
 
 
 def _left_out(gone: Sequence[str]) -> str:
