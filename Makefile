@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ZOO_BIN := .venv-zoo/bin
 ZOO_INSTALLED := .venv-zoo/.installed
-WEB := docs/examples/web
+WEB := tests/web
 TESTED := .cache/.tested
 FILES := Makefile pyproject.toml README.md CHANGELOG.md $(shell find src tests benchmarks docs \
 	-name node_modules -prune -o -name __pycache__ -prune -o -type f -print | grep -v ' ')
@@ -46,7 +46,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
-# What the web page's test runs. Without npm that test says what it needs.
+# What the tests of the page in a browser run. Without npm they say what they need.
 setup-web:
 	@if [ ! -f $(WEB)/package-lock.json ]; then \
 		echo "setup: no $(WEB)/package-lock.json, so no web packages are installed"; \

@@ -136,3 +136,31 @@ class Browser:
             self._rest += part
         message, self._rest = self._rest.split(b"\0", 1)
         return json.loads(message)
+
+    def click(self, x: float, y: float) -> None:
+        self.drag((x, y), (x, y))
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse at one point, let go at another."""
+        self.move(*start)
+        button = {"button": "left", "buttons": 1, "clickCount": 1}
+        for kind, (x, y) in (("Pressed", start), ("Moved", end), ("Released", end)):
+            self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **button)
+
+    def type_text(self, text: str) -> None:
+        self.call("Input.insertText", text=text)
+
+    def strike(self, key: str, code: int, shift: bool = False) -> None:
+        """Press any key, by its virtual key code."""
+        for kind in ("rawKeyDown", "keyUp"):
+            event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self.call("Input.dispatchKeyEvent", **event, modifiers=8 if shift else 0)
+
+    def drop_files(self, x: float, y: float, *paths: Path) -> None:
+        """Drag files from another program and let them go."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def save_downloads(self, folder: Path) -> None:
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
