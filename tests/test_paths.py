@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapcam import paths as paths_module
+from gapcam.inputs import folders as folders_module
 from gapcam.paths import expand_paths
 from gapcam.types import ArgumentError, PictureError
 from picture_files import as_plain_user, open_folder
@@ -292,4 +292,4 @@ def test_matching_parts_equals_the_obvious_way(parts: list[str], patterns: list[
     words = {"**": "(?:[^/]+/)*", "*": "[^/]+/", "?": "[^/]/", "c.*": "c\\.[^/]*/"}
     regex = "".join(words.get(pattern, f"{pattern}/") for pattern in patterns)
     text = "".join(f"{part}/" for part in parts)
-    assert paths_module._fits(parts, patterns) == bool(re.fullmatch(regex, text))
+    assert folders_module._fits(parts, patterns) == bool(re.fullmatch(regex, text))
