@@ -9,7 +9,16 @@ from typer.testing import CliRunner
 from gapcam.cli import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
-COMMANDS = ((), ("localize",), ("evaluate",), ("choose",), ("train",), ("export",), ("models",))
+COMMANDS = (
+    (),
+    ("localize",),
+    ("evaluate",),
+    ("choose",),
+    ("train",),
+    ("export",),
+    ("serve",),
+    ("models",),
+)
 
 
 def help_pages() -> str:

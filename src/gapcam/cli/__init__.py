@@ -12,6 +12,7 @@ from gapcam.cli import evaluate  # noqa: F401
 from gapcam.cli import choose  # noqa: F401
 from gapcam.cli import train  # noqa: F401
 from gapcam.cli import export  # noqa: F401
+from gapcam.cli import serve  # noqa: F401
 from gapcam.cli import models  # noqa: F401
 # isort: on
 
