@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "resample": {"types", "products"},
     "products": {"types"},
     **dict.fromkeys(STAGES, LEAVES),
+    "paths": {"types", "inputs"},
     "refine": LEAVES | {"maps"},
     "engines": LEAVES | {"maps"},  # a head that is not linear is part of the network that runs
     "boxes": LEAVES | {"dt_box", "instances"},
@@ -65,31 +66,42 @@ MAY_IMPORT = {
     "trainer": LEAVES
     | STAGES
     | {"training", "foreign", "loading", "localizer", "outputs", "parallel", "sheet"},
-    "localizer": {"samples"} | LEAVES | STAGES - {"metrics", "paths"},
+    "localizer": {"samples", "seeing"} | LEAVES | STAGES - {"metrics", "paths"},
     "evaluate": LEAVES | STAGES | {"data", "localizer", "parallel", "report", "draw"},
     "report": {"types", "draw", "outputs"},
     "draw": LEAVES | {"images"},
     "sheet": {"types", "draw"},
     "formats": {"types", "outputs"},
-    "journal": {"types", "outputs", "formats"},
+    "inputs": LEAVES | {"images"},
+    "page": set(),
+    "web_runtime": {"types", "models", "outputs"},
+    "exporting_web": {"types", "exporting", "loading", "outputs", "page", "recipes", "samples"}
+    | {"web_runtime"},
+    "known_labels": LEAVES | {"labels", "training", "data", "formats"},
+    "review": {"types", "draw", "outputs", "images", "formats", "report", "parallel"},
+    "seeing": LEAVES | STAGES,
+    "serve": LEAVES | STAGES | {"localizer", "seeing", "loading", "page", "samples", "formats"},
     "batch": LEAVES
     | {
+        "engines",  # opened anew in the workers of a cluster
+        "inputs",
+        "known_labels",
         "labels",
         "localizer",
         "draw",
         "sheet",
         "formats",
-        "journal",
         "outputs",
         "parallel",
         "paths",
+        "review",
     },
     "terminal": {"types", "paths"},
     "cli": LEAVES
     | STAGES
     | {"batch", "data", "evaluate", "report", "formats", "label_free", "loading", "localizer"}
-    | {"exporting", "trainer"}
-    | {"outputs", "terminal"},
+    | {"exporting", "exporting_web", "inputs", "known_labels", "review", "serve", "trainer"}
+    | {"outputs", "parallel", "terminal"},
     "__main__": {"cli"},
     "__init__": LEAVES
     | {"exporting", "trainer", "loading", "samples", "sheet", "localizer", "proof", "recipes"},

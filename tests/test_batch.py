@@ -19,8 +19,15 @@ import pytest
 from PIL import Image
 
 import gapcam
-from gapcam.batch import RunOptions, localize_into, localize_many, overlay_path, without_results
-from gapcam.journal import RESULTS
+from gapcam.batch import (
+    ERRORS,
+    RESULTS,
+    RunOptions,
+    localize_into,
+    localize_many,
+    overlay_path,
+    without_results,
+)
 from gapcam.localizer import BATCH_SIZE
 from gapcam.paths import Expansion, expand_paths
 from gapcam.types import ArgumentError, Failure, Localization, OutputError
@@ -154,9 +161,10 @@ def test_a_folder_run_of_ten_times_as_many_pictures_takes_no_more_memory(
 def test_a_folder_run_reports_and_counts_every_result(localizer: gapcam.Localizer, tmp_path: Path):
     inputs = expand_paths([SAMPLES[0], str(tmp_path / "missing.jpg"), SAMPLES[1]])
     seen, summary = run(localizer, inputs, tmp_path / "out", top=2)
-    assert seen == list(inputs.paths) == [record["path"] for record in records(tmp_path / "out")]
+    assert sorted(seen) == sorted(inputs.paths)
+    assert [record["path"] for record in records(tmp_path / "out")] == list(inputs.paths)
     assert (summary.localized, summary.failed, summary.earlier) == (2, 1, 0)
-    assert summary.written == (tmp_path / "out" / RESULTS,)
+    assert summary.written == (tmp_path / "out" / RESULTS, tmp_path / "out" / ERRORS)
     assert [len(record.get("detections", ())) for record in records(tmp_path / "out")] == [2, 0, 2]
 
 
@@ -172,8 +180,9 @@ def test_failed_pictures_are_tried_again_on_resume_and_good_ones_are_not(
     seen, second = run(localizer, inputs, tmp_path / "out", resume=True)
     assert seen == [str(broken)]
     assert (second.localized, second.failed, second.earlier) == (1, 0, 2)
-    assert sorted(record["path"] for record in records(tmp_path / "out")) == sorted(inputs.paths)
+    assert [record["path"] for record in records(tmp_path / "out")] == list(inputs.paths)
     assert not any("error" in record for record in records(tmp_path / "out"))
+    assert not (tmp_path / "out" / ERRORS).exists()
 
 
 def test_resuming_a_finished_run_changes_no_byte(localizer: gapcam.Localizer, tmp_path: Path):
@@ -276,7 +285,8 @@ def test_every_picture_gets_an_overlay_of_its_size_and_several_get_a_sheet(
     inputs, out = expand_paths([str(samples)]), tmp_path / "out"
     _, summary = run(localizer, inputs, out, overlays=True)
     assert (summary.localized, summary.failed) == (5, 1)
-    assert summary.written == (out / RESULTS, out / "overlays", out / "contact_sheet.jpg")
+    others = (out / ERRORS, out / "overlays", out / "contact_sheet.jpg")
+    assert summary.written == (out / RESULTS, *others)
     good = [record for record in records(out) if "error" not in record]
     expected = {overlay_path(inputs, record["path"], out): record for record in good}
     assert {path for path in (out / "overlays").rglob("*") if path.is_file()} == expected.keys()

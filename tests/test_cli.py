@@ -1,4 +1,4 @@
-"""The command as users meet it; runs that are killed and taken up again are in test_journal."""
+"""The command as users meet it; runs that are killed and taken up again are in test_batch_kill."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def test_help_is_one_page_without_colour(arguments: list[str]):
 
 def test_help_names_every_option_and_exit_code():
     page = " ".join(call("localize", "--help").out.split())
-    for option in ("model", "recipe", "top", "class", "out", "format", "overlays", "resume"):
+    options = ("model", "recipe", "top", "class", "out", "format", "overlays", "resume", "column")
+    more = ("retry-errors", "shards", "shard-size", "workers", "quiet", "json-log")
+    for option in (*options, *more):
         assert f"--{option}" in page
     assert "0 all pictures done, 1 some failed" in page
     assert "2 wrong usage" in page
@@ -108,6 +110,10 @@ def test_the_version_is_printed():
         ),
         (["--model", "x"], "model 'x' is unknown: expected 'efficientnet-lite0', the path"),
         (["--resume"], "--resume needs --out: say which run to take up"),
+        (["--retry-errors"], "--retry-errors needs --out: say which run to take up"),
+        (["--shards"], "--shards needs --out: say where to write"),
+        (["--shard-size", "9"], "--shard-size needs --out: say where to write"),
+        (["--format", "parquet"], "--format parquet needs --out: say where to write"),
         (["--format", "coco"], "--format coco needs --out: say where to write"),
         (["--format", "csv"], "--format csv needs --out: say where to write"),
     ],
@@ -125,7 +131,7 @@ def test_wrong_usage_ends_with_2_and_one_line_that_says_what_was_expected(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "x"], "'x' is not one of 'jsonl', 'coco', 'yolo', 'voc', 'csv'"),
+        (["--format", "x"], "'x' is not one of 'jsonl', 'coco', 'yolo', 'voc', 'csv', 'parquet'"),
         (["--top", "many"], "--top"),
         (["--nonsense"], "No such option: --nonsense"),
     ],
@@ -240,16 +246,26 @@ def test_out_of_many_pictures_counts_failures_and_keeps_them_in_the_results(tmp_
     lines = done.err.splitlines()
     assert lines[0].startswith(f"gapcam: {tmp_path}/bad.jpg: ")
     assert lines[1] == "4 pictures localized, 1 failed. Written:"
-    assert [Path(line.strip()).name for line in lines[2:]] == [
+    assert [Path(line.strip()).name for line in lines[2:6]] == [
         "localizations.jsonl",
+        "errors.jsonl",
         "overlays",
         "contact_sheet.jpg",
     ]
+    assert re.fullmatch(r"4 classes found \(best of a picture\): \S.*\.", lines[6])
+    workers = r"[\d.]+ pictures/s, \d+ workers?, 1 thread each"
+    stages = r"read [\d.]+ s, forward [\d.]+ s, boxes [\d.]+ s, draw [\d.]+ s, write [\d.]+ s"
+    assert re.fullmatch(
+        rf"{workers}\. Seconds of all workers: {stages}; most time: (forward|draw)\.", lines[7]
+    )
+    assert len(lines) == 8
     text = (out / "localizations.jsonl").read_text()
     records = [json.loads(line) for line in text.splitlines()]
     assert [record["path"] for record in records] == [*SAMPLES, f"{tmp_path}/bad.jpg"]
     assert records[-1]["error"]["kind"] == "picture"
-    assert not (out / "localizations.jsonl.partial").exists()
+    (error,) = (out / "errors.jsonl").read_text().splitlines()
+    assert json.loads(error) == records[-1]
+    assert not (out / "unfinished").exists()
 
 
 def test_a_terminal_gets_a_progress_bar_and_failures_on_lines_of_their_own(tmp_path: Path):

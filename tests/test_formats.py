@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapcam import formats
 from gapcam.formats import (
     FORMATS,
     Written,
@@ -29,6 +28,7 @@ from gapcam.formats import (
     write_voc,
     write_yolo,
 )
+from gapcam.formats.voc import voc_tree
 from gapcam.types import ArgumentError, Detection, Failure, Localization, OutputError, PictureError
 
 LABELS = ['tabby, "tiger" cat', "crane: yes", "café\n#"]
@@ -247,7 +247,8 @@ def test_every_format_holds_the_same_boxes(tmp_path: Path) -> None:
     for name, write in FORMATS.items():
         out = tmp_path / "deep" / name
         written = write(iter(RECORDS), labels=LABELS, out_dir=out, root=ROOT)
-        assert written == Written(pictures=2, boxes=2, failures=1)
+        assert written == Written(pictures=2, boxes=2, failures=1, notes=written.notes)
+        assert len(written.notes) == (name in ("yolo", "voc"))  # the pictures are not there
         assert not list(out.rglob(".gapcam-*"))
     deep = tmp_path / "deep"
     assert list(FORMATS) == ["coco", "yolo", "voc", "csv"]
@@ -266,7 +267,7 @@ def test_every_format_holds_the_same_boxes(tmp_path: Path) -> None:
 def test_yolo_data_file_quotes_names(tmp_path: Path) -> None:
     write_yolo(RECORDS, LABELS, tmp_path, ROOT)
     lines = (tmp_path / "data.yaml").read_text(encoding="utf-8").splitlines()
-    assert lines[:4] == ['path: "/data/images"', "train: .", "val: .", "names:"]
+    assert lines[:4] == [f'path: "{tmp_path}"', "train: images", "val: images", "names:"]
     pairs = [line.strip().split(": ", 1) for line in lines[4:]]
     assert [(int(at), json.loads(name)) for at, name in pairs] == list(enumerate(LABELS))
 
@@ -284,7 +285,7 @@ def test_odd_names_and_edge_boxes_survive(name: str, box: list[float]) -> None:
         assert coco_name == csv_name == name
         assert coco_box == pytest.approx(box, abs=0.011)
         assert csv_box == tuple(box)
-        tree = formats._voc_tree({**records[0], "name": name}, records[0]["detections"])
+        tree = voc_tree({**records[0], "name": name}, records[0]["detections"])
         text = ET.tostring(tree, encoding="unicode").encode()
         values = [
             int(node.text or "")
@@ -323,7 +324,7 @@ def test_two_pictures_never_share_a_file(tmp_path: Path, name: str) -> None:
         FORMATS[name](records, labels=LABELS, out_dir=tmp_path, root=ROOT)
     assert str(caught.value) == (
         "/data/images/a.png: expected an annotation name of its own, got 'a', which "
-        "/data/images/a.jpg has; rename one of the two, or give their common folder as root"
+        "another picture has; rename one of the two, or give their common folder as root"
     )
     for other in ("coco", "csv"):
         FORMATS[other](records, labels=LABELS, out_dir=tmp_path, root=ROOT)

@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gapcam.paths import Expansion
 from gapcam.types import Localization, OutputError, Recipe
 
 if TYPE_CHECKING:
@@ -49,7 +48,15 @@ def print_table(found: Localization) -> None:
         console.print(table)
 
 
-def say_ignored(inputs: Expansion) -> None:
+class Ignoring(Protocol):
+    """Inputs that say how many files they passed over."""
+
+    @property
+    def ignored(self) -> int:
+        """How many."""
+
+
+def say_ignored(inputs: Ignoring) -> None:
     """How many files were passed over, if any."""
     if inputs.ignored:
         tell(f"{counted(inputs.ignored, 'other file')} ignored.")
@@ -115,6 +122,40 @@ def progress(total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)
+
+
+@contextmanager
+def run_progress(total: int | None, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on a terminal, nothing in a pipe; called with done and failed.
+
+    Args:
+        total: How many pictures; None when unknown.
+        shown: Whether to show anything.
+    """
+    console = _console(stderr=True)
+    if not shown or not console.is_terminal or (total is not None and total < 2):
+        yield lambda *_: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    rate, failed = TextColumn("{task.fields[rate]}"), TextColumn("[red]{task.fields[failed]}")
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(BarColumn(), MofNCompleteColumn(), rate, *times, failed, console=console) as bars:
+        task = bars.add_task("", total=total, rate="", failed="")
+
+        def step(done: int, bad: int) -> None:
+            speed = bars.tasks[0].speed
+            words = "" if speed is None else f"{speed:.1f}/s"
+            bars.update(task, completed=done, rate=words, failed=f"{bad} failed" if bad else "")
+
+        yield step
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from gapcam.cli.app import (
     model_settings,
     reporting_errors,
 )
-from gapcam.cli.localize import PathsArgument, class_name
+from gapcam.cli.localize_options import PathsArgument, class_name
 from gapcam.terminal import complain, counted, printing, progress, say_ignored, tell
 
 if TYPE_CHECKING:

@@ -16,6 +16,9 @@ from typing import Final, TypeAlias
 from gapcam.inputs.tally import Tally
 from gapcam.types import PICTURE_SUFFIXES, ArgumentError, Failure, PictureError
 
+LINKS: Final = ".gapcam-links"
+"""A file in a folder of links to pictures (`gapcam.formats.links`): they are listed elsewhere."""
+
 SUFFIX_HINT: Final = (
     f"a picture's suffix is one of {' '.join(sorted(PICTURE_SUFFIXES))}; "
     "name files with another suffix one by one"
@@ -83,7 +86,7 @@ def _folders(folder: str, errors: list[OSError]) -> Iterator[tuple[str, list[str
     while tops:
         for base, folders, names in os.walk(tops.popleft(), onerror=errors.append):
             real = os.path.realpath(base)
-            if real in seen:
+            if real in seen or LINKS in names:
                 folders.clear()
                 continue
             seen.add(real)

@@ -39,7 +39,7 @@ _SHOWS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """Where what is, in the header.
 
     Attributes:
@@ -87,7 +87,7 @@ def read_table(path: Path, images: Path | None = None) -> LabelRows:
         raise DataError(f"{root}: expected the folder of the pictures, there is none; check it")
     lines = csv_rows(path)
     _, header = next(lines, ("", []))
-    columns = _columns(path, header)
+    columns = columns_of(path, header)
     pictures: dict[str, _Picture] = {}
     flaws: list[str] = []
     for where, cells in lines:
@@ -102,7 +102,7 @@ def read_table(path: Path, images: Path | None = None) -> LabelRows:
 
 
 def _put_together(
-    path: Path, root: Path, columns: _Columns, pictures: dict[str, _Picture]
+    path: Path, root: Path, columns: Columns, pictures: dict[str, _Picture]
 ) -> LabelRows:
     _check_parts(path, pictures)
     used = [picture for picture in pictures.values() if TEST not in picture.parts]
@@ -128,7 +128,12 @@ def _row(root: Path, picture: _Picture) -> LabelRow:
     )
 
 
-def _columns(path: Path, header: Sequence[str]) -> _Columns:
+def columns_of(path: Path, header: Sequence[str]) -> Columns:
+    """Where what is, by a file's header.
+
+    Raises:
+        DataError: It has not the columns.
+    """
     names = [canonical(name) for name in header]
     keys = [name.casefold() for name in names]
     labels = [i for i, key in enumerate(keys) if key in ("label", "labels")]
@@ -144,18 +149,18 @@ def _columns(path: Path, header: Sequence[str]) -> _Columns:
     if labels:
         layout: Layout = "label" if keys[labels[0]] == "label" else "labels"
         unused = tuple(names[i] for i in rest)
-        return _Columns(layout, len(names), images[0], labels[0], part, {}, unused)
+        return Columns(layout, len(names), images[0], labels[0], part, {}, unused)
     classes = {class_name(names[i], f"{path}: column {i + 1}"): i for i in rest}
     if len(classes) < len(rest):
         raise DataError(
             f"{path}: expected every class once, got the header {','.join(header)[:200]!r}; take "
             "one of the columns with the same name out"
         )
-    return _Columns("one-hot", len(names), images[0], None, part, classes, ())
+    return Columns("one-hot", len(names), images[0], None, part, classes, ())
 
 
 def _add(
-    pictures: dict[str, _Picture], root: Path, where: str, cells: Sequence[str], columns: _Columns
+    pictures: dict[str, _Picture], root: Path, where: str, cells: Sequence[str], columns: Columns
 ) -> None:
     """Put one row to what is known of its picture."""
     if len(cells) != columns.count:
@@ -163,7 +168,7 @@ def _add(
     image = cells[columns.image].strip()
     if not image or "\0" in image:
         raise DataError(f"image: expected the path of a picture, got {brief(image)}")
-    labels = _labels(cells, columns)
+    labels = labels_in(cells, columns)
     part = None if columns.part is None else _part(cells[columns.part])
     picture = pictures.setdefault(os.path.normpath(root / image), _Picture(root / image))
     picture.where.append(where)
@@ -171,7 +176,12 @@ def _add(
     picture.parts.add(part)
 
 
-def _labels(cells: Sequence[str], columns: _Columns) -> list[str]:
+def labels_in(cells: Sequence[str], columns: Columns) -> list[str]:
+    """The labels of a row, as they are kept; the same one may come twice.
+
+    Raises:
+        DataError: A cell holds no label, or is neither 0 nor 1.
+    """
     if columns.labels is None:
         return [name for name, i in columns.classes.items() if _shows(name, cells[i])]
     cell = cells[columns.labels]
