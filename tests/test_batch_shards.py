@@ -167,7 +167,7 @@ def test_parquet_without_its_library_says_what_to_install_before_anything_is_don
     assert done.returncode == 2
     assert done.stderr == (
         "gapcam: pyarrow is not installed, and Parquet needs it. "
-        "Run: pip install 'gapcam[parquet]'\n"
+        "Run: pip install 'gapcam[scale]'\n"
     )
     assert not (tmp_path / "out").exists()
 

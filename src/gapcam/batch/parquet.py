@@ -28,7 +28,7 @@ try:
     import pyarrow.parquet as pq
 except ModuleNotFoundError as missing:
     raise ArgumentError(
-        f"{missing.name} is not installed, and Parquet needs it. Run: pip install 'gapcam[parquet]'"
+        f"{missing.name} is not installed, and Parquet needs it. Run: pip install 'gapcam[scale]'"
     ) from missing
 
 if TYPE_CHECKING:
