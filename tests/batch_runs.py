@@ -18,6 +18,7 @@ from PIL import Image
 
 import gapcam
 from gapcam.batch import RESULTS, UNFINISHED, RunOptions, Summary, localize_into
+from gapcam.cli import app
 from gapcam.paths import expand_paths
 from picture_files import smooth_pixels
 
@@ -113,13 +114,13 @@ def forked(work: Callable[[], object]) -> int:
     return child
 
 
-def was_killed(child: int) -> bool:
-    """Wait for a child; whether a signal ended it."""
+def end_of(child: int) -> int:
+    """Wait for a child: its exit status, or minus the signal that ended it."""
     until = time.monotonic() + 120
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.WIFSIGNALED(status)
+            return os.waitstatus_to_exitcode(status)
         if time.monotonic() > until:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -141,31 +142,60 @@ def killed_after(count: int, out: Path, wait: float, work: Callable[[], object])
         time.sleep(0.001)
     time.sleep(wait)
     os.kill(child, signal.SIGKILL)
-    return was_killed(child)
+    return end_of(child) == -signal.SIGKILL
+
+
+def stop_at_step(number: int, below: Path, how: signal.Signals) -> None:
+    """Have this process send itself a signal at its n-th step on a file below a folder.
+
+    A step is what Python reports to audit hooks: opening, renaming, removing, making a folder.
+    """
+    steps = 0
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal steps
+        if event.startswith(("open", "os.", "shutil.")) and any(
+            str(below) in str(argument) for argument in arguments
+        ):
+            steps += 1
+            if steps == number:
+                os.kill(os.getpid(), how)
+
+    sys.addaudithook(count)
 
 
 def killed_at_step(number: int, below: Path, work: Callable[[], object]) -> bool:
-    """Do work in a child that kills itself at its n-th step on a file below a folder.
-
-    A step is what Python reports to audit hooks: opening, renaming, removing, making a folder.
+    """Do work in a child that is killed at its n-th step on a file below a folder.
 
     Returns:
         Whether it was killed, rather than done before it came so far.
     """
 
     def watched() -> None:
-        steps = 0
-
-        def count(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal steps
-            if event.startswith(("open", "os.", "shutil.")) and any(
-                str(below) in str(argument) for argument in arguments
-            ):
-                steps += 1
-                if steps == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
+        stop_at_step(number, below, signal.SIGKILL)
         work()
 
-    return was_killed(forked(watched))
+    return end_of(forked(watched)) == -signal.SIGKILL
+
+
+def stopped_at_step(number: int, how: signal.Signals, *arguments: object) -> tuple[int, str]:
+    """The command in a child that gets a signal at its n-th step on a file of its --out.
+
+    Returns:
+        How it ended (see `end_of`), and what it wrote to standard error.
+    """
+    out = Path(str(arguments[arguments.index("--out") + 1]))
+    said = out.parent / f"{out.name}.said"
+
+    def command() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop_at_step(number, out, how)
+        with said.open("w", encoding="utf-8") as sys.stderr:
+            try:
+                app([*map(str, arguments)])
+            except SystemExit as end:
+                sys.stderr.flush()
+                os._exit(int(end.code or 0))
+
+    code = end_of(forked(command))
+    return code, said.read_text(encoding="utf-8")

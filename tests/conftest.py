@@ -10,6 +10,7 @@ from hypothesis import settings
 import gapcam
 from gapcam.data import Dataset, read_dataset
 from scored_sets import boxed_set, write_masks
+from small_model import write_small_model
 
 # A check that lands or refuses a change must not depend on luck; elsewhere new cases are tried.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -40,6 +41,18 @@ def cat() -> Path:
 @pytest.fixture(scope="session")
 def quick() -> gapcam.Localizer:
     return gapcam.load(threads=1)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `small`."""
+    return write_small_model(tmp_path_factory.mktemp("small") / "small.onnx")
+
+
+@pytest.fixture(scope="session")
+def small(small_model: Path) -> gapcam.Localizer:
+    """A network of seven classes for tests in which what is found does not matter."""
+    return gapcam.load(str(small_model), threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from gapcam.engines.onnx import OnnxEngine
 from gapcam.inputs import open_inputs
 from gapcam.types import Failure
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of this machine alone
+os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster that listens to this machine alone
 CRASHES = "0021.jpg"
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
@@ -38,6 +38,7 @@ def hold(folder: Path) -> None:
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=2**27,
+        _node_ip_address="127.0.0.1",
         _temp_dir=str(folder),
         **QUIET,
     )
@@ -143,7 +144,7 @@ def workers() -> Iterator[int]:
 
 
 def cases(address: str, pictures: Path, out: Path) -> None:
-    """All cases, as one line of JSON."""
+    """All cases, to `said.json`."""
     ray.init(address, **QUIET)
     all_cases = Cases(pictures, out)
     said: dict[str, Any] = {}
@@ -156,7 +157,7 @@ def cases(address: str, pictures: Path, out: Path) -> None:
             cause = error.__cause__
             said[name] = [type(error).__name__, str(error), f"{type(cause).__name__}: {cause}"]
     said["still"] = ray.is_initialized()
-    sys.stdout.write(f"\n{json.dumps(said)}\n")
+    (out / "said.json").write_text(json.dumps(said))  # Ray itself writes to standard output
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import gapcam
+from gapcam.models.pytorch import trace
 from gapcam.types import ArgumentError, ModelError, Preprocessing
 from head_nets import CLASSES, NETS, SIDE
 
@@ -51,10 +53,23 @@ def loaded(net: nn.Module, **options: object) -> gapcam.Localizer:
     return gapcam.load(net, **options)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def traced_once() -> Iterator[None]:
+    """Both engines start from one program of a network, as they do where one load tries both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "trace_module", functools.cache(trace.trace_module))
+        yield
+
+
+@functools.cache
+def net_of(name: str) -> nn.Module:
+    return NETS[name]()
+
+
 @functools.cache
 def usual(name: str) -> gapcam.Localizer:
     """A network loaded with no option that it does not need; for readers only, it is kept."""
-    return loaded(NETS[name]())
+    return loaded(net_of(name))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +79,7 @@ def noise() -> np.ndarray:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_both_engines_give_the_maps_that_the_head_says(name: str, noise: np.ndarray):
-    net = NETS[name]()
+    net = net_of(name)
     fast, slow = usual(name), loaded(net, engine="torch")
     assert fast.card.head == slow.card.head == KINDS[name]
     assert (fast.engine.name, slow.engine.name) == ("onnx", "torch")
@@ -143,7 +158,7 @@ def test_wrong_options_are_named():
 
 def test_the_choice_of_engine_is_said_and_can_be_forced():
     heard: list[str] = []
-    forced = loaded(NETS["gap_linear"](), engine="torch", tell=heard.append)
+    forced = loaded(net_of("gap_linear"), engine="torch", tell=heard.append)
     assert forced.engine.name == "torch"
     assert any("runs on PyTorch: as asked" in words for words in heard)
     assert "Engine: torch." in str(forced.check())
@@ -155,7 +170,7 @@ def test_the_choice_of_engine_is_said_and_can_be_forced():
 def test_a_network_that_gives_probabilities_is_read_before_them(
     engine: str, ending: nn.Module, noise: np.ndarray
 ):
-    bare = NETS["gap_linear"]()
+    bare = net_of("gap_linear")
     localizer = loaded(nn.Sequential(bare, ending).eval(), engine=engine)
     assert localizer.card.head == "gap-linear"
     assert "makes probabilities, is left out" in localizer.card.features_at

@@ -81,27 +81,25 @@ def run(
 # --- a stream of results -----------------------------------------------------------------------
 
 
-def test_results_are_in_order_with_failures_in_their_place(
-    localizer: gapcam.Localizer, tmp_path: Path
-):
+def test_results_are_in_order_with_failures_in_their_place(small: gapcam.Localizer, tmp_path: Path):
     paths = [SAMPLES[i % 4] for i in range(BATCH_SIZE * 2 + 3)]
     bad = (0, 5, BATCH_SIZE - 1, BATCH_SIZE, BATCH_SIZE * 2 + 2)
     for i in bad:
         paths[i] = str(tmp_path / f"missing{i}.jpg")
-    found = list(localize_many(localizer, paths, 1))
+    found = list(localize_many(small, paths, 1))
     assert [result.name for result in found] == paths
     assert [i for i, result in enumerate(found) if isinstance(result, Failure)] == list(bad)
 
 
-def test_a_batch_of_nothing_but_failures_does_not_stop_the_stream(localizer: gapcam.Localizer):
+def test_a_batch_of_nothing_but_failures_does_not_stop_the_stream(small: gapcam.Localizer):
     paths = ["missing.jpg"] * BATCH_SIZE + [SAMPLES[0]]
-    found = list(localize_many(localizer, paths, 1))
+    found = list(localize_many(small, paths, 1))
     assert all(isinstance(result, Failure) for result in found[:-1])
     assert isinstance(found[-1], Localization)
 
 
-def test_no_pictures_give_no_results(localizer: gapcam.Localizer):
-    assert list(localize_many(localizer, [], 1)) == []
+def test_no_pictures_give_no_results(small: gapcam.Localizer):
+    assert list(localize_many(small, [], 1)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -118,7 +116,7 @@ def test_many_at_once_find_what_one_by_one_finds(localizer: gapcam.Localizer, wo
 
 
 def test_the_list_of_paths_is_read_lazily_and_the_readers_stop_with_the_consumer(
-    localizer: gapcam.Localizer,
+    small: gapcam.Localizer,
 ):
     taken = 0
 
@@ -128,7 +126,7 @@ def test_the_list_of_paths_is_read_lazily_and_the_readers_stop_with_the_consumer
             taken += 1
             yield SAMPLES[i % 4]
 
-    with closing(localize_many(localizer, paths(), 1)) as results:
+    with closing(localize_many(small, paths(), 1)) as results:
         next(results)
         assert taken <= 4 * BATCH_SIZE
         for _ in range(BATCH_SIZE):
@@ -137,20 +135,19 @@ def test_the_list_of_paths_is_read_lazily_and_the_readers_stop_with_the_consumer
 
 
 def test_a_folder_run_of_ten_times_as_many_pictures_takes_no_more_memory(
-    localizer: gapcam.Localizer, tmp_path: Path
+    small_model: Path, tmp_path: Path
 ):
-    del localizer  # has built the model
     peak = {}
     for number in (40, 400):
         folder = copies(tmp_path / str(number), number)
-        command = [sys.executable, "-m", "gapcam", "localize", str(folder), "--out"]
-        process = subprocess.Popen(
-            [*command, str(tmp_path / f"out{number}"), "--no-overlays"], stderr=subprocess.DEVNULL
-        )
+        out = tmp_path / f"out{number}"
+        words = ["localize", folder, "--out", out, "--model", small_model, "--no-overlays"]
+        command = [sys.executable, "-m", "gapcam", *map(str, words)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        assert len(records(tmp_path / f"out{number}")) == number
+        assert len(records(out)) == number
         peak[number] = usage.ru_maxrss / 1024
     assert peak[400] < peak[40] + 30, peak
 
@@ -158,9 +155,9 @@ def test_a_folder_run_of_ten_times_as_many_pictures_takes_no_more_memory(
 # --- a folder of results -----------------------------------------------------------------------
 
 
-def test_a_folder_run_reports_and_counts_every_result(localizer: gapcam.Localizer, tmp_path: Path):
+def test_a_folder_run_reports_and_counts_every_result(small: gapcam.Localizer, tmp_path: Path):
     inputs = expand_paths([SAMPLES[0], str(tmp_path / "missing.jpg"), SAMPLES[1]])
-    seen, summary = run(localizer, inputs, tmp_path / "out", top=2)
+    seen, summary = run(small, inputs, tmp_path / "out", top=2)
     assert sorted(seen) == sorted(inputs.paths)
     assert [record["path"] for record in records(tmp_path / "out")] == list(inputs.paths)
     assert (summary.localized, summary.failed, summary.earlier) == (2, 1, 0)
@@ -169,15 +166,15 @@ def test_a_folder_run_reports_and_counts_every_result(localizer: gapcam.Localize
 
 
 def test_failed_pictures_are_tried_again_on_resume_and_good_ones_are_not(
-    localizer: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"nothing")
     inputs = expand_paths([SAMPLES[0], str(broken), SAMPLES[1]])
-    _, first = run(localizer, inputs, tmp_path / "out")
+    _, first = run(small, inputs, tmp_path / "out")
     assert (first.localized, first.failed) == (2, 1)
     shutil.copy(SAMPLES[2], broken)
-    seen, second = run(localizer, inputs, tmp_path / "out", resume=True)
+    seen, second = run(small, inputs, tmp_path / "out", resume=True)
     assert seen == [str(broken)]
     assert (second.localized, second.failed, second.earlier) == (1, 0, 2)
     assert [record["path"] for record in records(tmp_path / "out")] == list(inputs.paths)
@@ -185,35 +182,35 @@ def test_failed_pictures_are_tried_again_on_resume_and_good_ones_are_not(
     assert not (tmp_path / "out" / ERRORS).exists()
 
 
-def test_resuming_a_finished_run_changes_no_byte(localizer: gapcam.Localizer, tmp_path: Path):
+def test_resuming_a_finished_run_changes_no_byte(small: gapcam.Localizer, tmp_path: Path):
     out, inputs = tmp_path / "out", expand_paths(SAMPLES)
-    run(localizer, inputs, out, overlays=True, format="coco")
+    run(small, inputs, out, overlays=True, format="coco")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    seen, summary = run(localizer, inputs, out, overlays=True, format="coco", resume=True)
+    seen, summary = run(small, inputs, out, overlays=True, format="coco", resume=True)
     assert (seen, summary.localized, summary.earlier) == ([], 0, 4)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_resumed_run_knows_a_picture_however_it_is_spelled(
-    localizer: gapcam.Localizer, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: gapcam.Localizer, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    run(localizer, expand_paths(["photos"]), tmp_path / "out")
+    run(small, expand_paths(["photos"]), tmp_path / "out")
     for spelling in ("./photos", "photos/sub0/..", str(samples)):
-        seen, summary = run(localizer, expand_paths([spelling]), tmp_path / "out", resume=True)
+        seen, summary = run(small, expand_paths([spelling]), tmp_path / "out", resume=True)
         assert (seen, summary.earlier) == ([], 4)
 
 
 def test_a_resume_from_another_folder_never_mistakes_one_picture_for_another(
-    localizer: gapcam.Localizer, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: gapcam.Localizer, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    run(localizer, expand_paths(["photos"]), tmp_path / "relative")
-    run(localizer, expand_paths([str(samples)]), tmp_path / "absolute")
+    run(small, expand_paths(["photos"]), tmp_path / "relative")
+    run(small, expand_paths([str(samples)]), tmp_path / "absolute")
     monkeypatch.chdir(samples)
     with pytest.raises(ArgumentError, match=rf"started in {tmp_path}, .* resume it from there"):
-        run(localizer, expand_paths([str(samples)]), tmp_path / "relative", resume=True)
-    _, summary = run(localizer, expand_paths(["."]), tmp_path / "absolute", resume=True)
+        run(small, expand_paths([str(samples)]), tmp_path / "relative", resume=True)
+    _, summary = run(small, expand_paths(["."]), tmp_path / "absolute", resume=True)
     assert summary.earlier == 4
 
 
@@ -234,11 +231,11 @@ def test_an_unknown_class_is_refused_before_anything_is_written(
 
 
 def test_results_inside_the_folder_of_pictures_are_no_inputs_of_the_next_run(
-    localizer: gapcam.Localizer, samples: Path, monkeypatch: pytest.MonkeyPatch
+    small: gapcam.Localizer, samples: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(samples)
     first = without_results(expand_paths(["."]), Path("out"))
-    run(localizer, first, Path("out"), overlays=True)
+    run(small, first, Path("out"), overlays=True)
     again = without_results(expand_paths([str(samples)]), Path("out"))
     assert len(again.paths) == len(first.paths) == 4
     assert again.ignored == first.ignored + 4 + 1 + 2  # overlays, sheet, the two JSON files
@@ -305,23 +302,23 @@ def test_every_picture_gets_an_overlay_of_its_size_and_several_get_a_sheet(
 
 
 def test_one_picture_gets_no_sheet_and_no_overlays_means_none(
-    localizer: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
-    run(localizer, expand_paths(SAMPLES[:1]), tmp_path / "one", overlays=True)
+    run(small, expand_paths(SAMPLES[:1]), tmp_path / "one", overlays=True)
     assert {p.name for p in (tmp_path / "one").iterdir()} == {RESULTS, "run.json", "overlays"}
-    run(localizer, expand_paths(SAMPLES), tmp_path / "none")
+    run(small, expand_paths(SAMPLES), tmp_path / "none")
     assert {p.name for p in (tmp_path / "none").iterdir()} == {RESULTS, "run.json"}
 
 
 @pytest.mark.parametrize("size", [(70_000, 20), (20, 70_000), (1, 1), (4000, 3)])
 def test_a_picture_of_any_shape_gets_an_overlay(
-    localizer: gapcam.Localizer, tmp_path: Path, size: tuple[int, int]
+    small: gapcam.Localizer, tmp_path: Path, size: tuple[int, int]
 ):
     path = tmp_path / "odd.png"
     path.write_bytes(encode(Image.new("RGB", size, "teal"), "PNG"))
     shutil.copy(SAMPLES[0], tmp_path / "other.jpg")
     inputs = expand_paths([str(path), str(tmp_path / "other.jpg")])
-    _, summary = run(localizer, inputs, tmp_path / "out", overlays=True)
+    _, summary = run(small, inputs, tmp_path / "out", overlays=True)
     assert (summary.localized, summary.failed) == (2, 0)
     with Image.open(tmp_path / "out" / "overlays" / "odd_png_cam.jpg") as image:
         image.load()
@@ -391,11 +388,11 @@ READERS = {
 
 @pytest.mark.parametrize("kind", READERS)
 def test_annotations_hold_the_boxes_of_the_results(
-    localizer: gapcam.Localizer, samples: Path, tmp_path: Path, kind: str
+    small: gapcam.Localizer, samples: Path, tmp_path: Path, kind: str
 ):
     out = tmp_path / "out"
     inputs = expand_paths([str(samples)])
-    _, summary = run(localizer, inputs, out, format=kind, top=3)
+    _, summary = run(small, inputs, out, format=kind, top=3)
     assert summary.written == (out / RESULTS, out)
     found = READERS[kind](out)
     assert len(found) == 4
@@ -407,10 +404,10 @@ def test_annotations_hold_the_boxes_of_the_results(
 
 
 def test_two_pictures_with_one_annotation_name_end_the_run_with_their_names_and_whole_results(
-    localizer: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     small_picture(tmp_path / "in" / "cat.jpg")
     small_picture(tmp_path / "in" / "cat.png")
     with pytest.raises(OutputError, match=r"cat\.png: expected an annotation name of its own"):
-        run(localizer, expand_paths([str(tmp_path / "in")]), tmp_path / "out", format="yolo")
+        run(small, expand_paths([str(tmp_path / "in")]), tmp_path / "out", format="yolo")
     assert len(records(tmp_path / "out")) == 2

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 import gapcam
@@ -20,13 +21,12 @@ from batch_runs import (
     GAPCAM,
     copies,
     files,
-    gapcam_run,
     killed_after,
     killed_at_step,
     run,
     shards_done,
     spoil,
-    stop_after,
+    stopped_at_step,
 )
 from gapcam.batch import ERRORS, RESULTS, SETTINGS, SHARDS, UNFINISHED
 from gapcam.cli import app
@@ -38,8 +38,7 @@ KILLS = 8
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory, quick: gapcam.Localizer) -> Path:
-    del quick  # has built the model before any clock runs
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copies(tmp_path_factory.mktemp("many") / "in", COUNT)
     for i in BROKEN:
         spoil(folder / f"{i:04}.jpg")
@@ -48,14 +47,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, quick: gapcam.Localizer) 
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    pictures: Path, quick: gapcam.Localizer, tmp_path_factory: pytest.TempPathFactory
+    pictures: Path, small: gapcam.Localizer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    run(quick, pictures, out)
+    run(small, pictures, out)
     found = files(out)
     assert found.keys() == {RESULTS, ERRORS, SETTINGS}
     assert found[RESULTS].count(b"\n") == COUNT
     return found
+
+
+def localize(*arguments: object) -> Result:
+    """The command in this process, without overlays."""
+    return CliRunner().invoke(app, ["localize", *map(str, arguments), "--no-overlays"])
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -68,28 +72,33 @@ def expected(undisturbed: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(
-    quick: gapcam.Localizer, pictures: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    small: gapcam.Localizer,
+    small_model: Path,
+    pictures: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
 ):
     chance, kills, out = random.Random(20), 0, tmp_path / "0"
     while kills < KILLS:
         more = {"resume": out.exists(), "workers": chance.randint(1, 5)}
-        work = partial(run, quick, pictures, out, **more)
-        if killed_after(shards_done(out) + 1, out, chance.uniform(0, 0.05), work):
+        work = partial(run, small, pictures, out, **more)
+        if killed_after(shards_done(out) + 1, out, chance.uniform(0, 0.02), work):
             kills += 1
         elif (out / RESULTS).exists():  # on a fast machine it may end first
             assert results(out) == expected(undisturbed)
             out = tmp_path / str(kills)
-    done = gapcam_run("localize", pictures, "--out", out, "--no-overlays", "--resume")
-    assert done.returncode == 1, done.stderr
+    done = localize(pictures, "--out", out, "--model", small_model, "--resume")
+    assert done.exit_code == 1, done.stderr
     assert results(out) == expected(undisturbed)
 
 
 def test_an_unfinished_run_is_only_taken_up_when_asked_and_with_its_settings(
-    pictures: Path, tmp_path: Path
+    pictures: Path, small_model: Path, tmp_path: Path
 ):
-    arguments = ["localize", str(pictures), "--out", str(tmp_path), "--no-overlays"]
-    code, _ = stop_after(2, signal.SIGKILL, *arguments)
+    arguments = [str(pictures), "--out", str(tmp_path), "--model", str(small_model)]
+    code, _ = stopped_at_step(40, signal.SIGKILL, "localize", *arguments, "--no-overlays")
     assert code == -signal.SIGKILL
+    assert 1 < shards_done(tmp_path) < SHARDS_OF_COUNT
     before = files(tmp_path)
     for more, message in (
         ([], f"holds an unfinished run: add --resume to take it up, or delete {tmp_path}"),
@@ -100,7 +109,7 @@ def test_an_unfinished_run_is_only_taken_up_when_asked_and_with_its_settings(
         (["--retry-errors"], "there is an unfinished one: --resume also tries errors again"),
         (["--resume", "--retry-errors"], "--resume and --retry-errors exclude each other"),
     ):
-        refused = CliRunner().invoke(app, [*arguments, *more])
+        refused = localize(*arguments, *more)
         assert refused.exit_code == 2
         assert message in refused.stderr
         assert files(tmp_path) == before
@@ -108,20 +117,20 @@ def test_an_unfinished_run_is_only_taken_up_when_asked_and_with_its_settings(
 
 @pytest.mark.parametrize("kind", [None, "parquet"])
 def test_a_run_killed_at_any_step_on_its_files_resumes_to_the_same_bytes(
-    quick: gapcam.Localizer, tmp_path: Path, kind: str | None
+    small: gapcam.Localizer, tmp_path: Path, kind: str | None
 ):
     folder = copies(tmp_path / "in", 3)
     spoil(folder / "0001.jpg")
     options = {"shards": kind, "shard_size": 2, "workers": 1}
-    run(quick, folder, tmp_path / "whole", **options)
+    run(small, folder, tmp_path / "whole", **options)
     whole = files(tmp_path / "whole")
     out, number = tmp_path / "out", 0
     while True:
         number += 1 if kind is None else 3
         shutil.rmtree(out, ignore_errors=True)
-        if not killed_at_step(number, out, lambda: run(quick, folder, out, **options)):
+        if not killed_at_step(number, out, lambda: run(small, folder, out, **options)):
             break
-        run(quick, folder, out, resume=True, **options)
+        run(small, folder, out, resume=True, **options)
         assert files(out) == whole, number
     assert number > 20
     assert files(out) == whole
@@ -129,15 +138,15 @@ def test_a_run_killed_at_any_step_on_its_files_resumes_to_the_same_bytes(
 
 @pytest.mark.parametrize("kind", [None, "parquet"])
 def test_a_finished_run_whose_retry_is_killed_at_any_step_loses_nothing(
-    quick: gapcam.Localizer, tmp_path: Path, kind: str | None
+    small: gapcam.Localizer, tmp_path: Path, kind: str | None
 ):
     folder = copies(tmp_path / "in", 4)
     options = {"shards": kind, "shard_size": 2, "workers": 1}
-    run(quick, folder, tmp_path / "whole", **options)
+    run(small, folder, tmp_path / "whole", **options)
     whole = files(tmp_path / "whole")
     good = (folder / "0001.jpg").read_bytes()
     spoil(folder / "0001.jpg")
-    run(quick, folder, tmp_path / "before", **options)
+    run(small, folder, tmp_path / "before", **options)
     spoil(folder / "0001.jpg", good)
     out, number = tmp_path / "out", 0
     while True:
@@ -145,38 +154,45 @@ def test_a_finished_run_whose_retry_is_killed_at_any_step_loses_nothing(
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(tmp_path / "before", out)
         again = {"retry_errors": True, **options}
-        if not killed_at_step(number, out, lambda again=again: run(quick, folder, out, **again)):
+        if not killed_at_step(number, out, lambda again=again: run(small, folder, out, **again)):
             break
-        run(quick, folder, out, resume=True, **options)
+        run(small, folder, out, resume=True, **options)
         assert files(out) == whole, number
     assert number > 10
     assert files(out) == whole
 
 
 def test_ctrl_c_ends_a_run_with_one_line_and_it_resumes(
-    pictures: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    pictures: Path, small_model: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ):
-    arguments = ("localize", pictures, "--out", tmp_path, "--no-overlays", "--quiet")
-    code, errors = stop_after(3, signal.SIGINT, *arguments)
+    out = tmp_path / "out"
+    arguments = (pictures, "--out", out, "--model", small_model)
+    more = ("--no-overlays", "--quiet")
+    code, errors = stopped_at_step(40, signal.SIGINT, "localize", *arguments, *more)
     assert code == 130
+    assert 1 < shards_done(out) < SHARDS_OF_COUNT
     *failures, last = errors.splitlines()
     assert last == "gapcam: interrupted; with --out, add --resume to take the run up again"
     assert all("0000.jpg" in line for line in failures)
-    assert gapcam_run(*arguments, "--resume").returncode == 1
-    assert results(tmp_path) == expected(undisturbed)
+    assert localize(*arguments, "--resume").exit_code == 1
+    assert results(out) == expected(undisturbed)
 
 
-def test_a_killed_run_with_overlays_resumes_to_all_overlays(pictures: Path, tmp_path: Path):
-    few = tmp_path / "few"
+def test_a_killed_run_with_overlays_resumes_to_all_overlays(
+    pictures: Path, small_model: Path, tmp_path: Path
+):
+    few, out = tmp_path / "few", tmp_path / "out"
     few.mkdir()
     for path in sorted(pictures.iterdir())[1:25]:
         os.link(path, few / path.name)
-    arguments = ("localize", few, "--out", tmp_path / "out", "--format", "csv")
-    stop_after(3, signal.SIGKILL, *arguments)
-    assert gapcam_run(*arguments, "--resume").returncode == 0
+    arguments = ("localize", few, "--out", out, "--format", "csv", "--model", small_model)
+    code, _ = stopped_at_step(40, signal.SIGKILL, *arguments)
+    assert code == -signal.SIGKILL
+    assert 1 < shards_done(out) < 8
+    assert CliRunner().invoke(app, [*map(str, arguments), "--resume"]).exit_code == 0
     names = {f"{path.stem}_cam.jpg" for path in few.iterdir()}
-    assert {path.name for path in (tmp_path / "out" / "overlays").glob("*.jpg")} == names
-    assert len((tmp_path / "out" / "boxes.csv").read_text().splitlines()) == 25
+    assert {path.name for path in (out / "overlays").glob("*.jpg")} == names
+    assert len((out / "boxes.csv").read_text().splitlines()) == 25
 
 
 @pytest.fixture
@@ -197,11 +213,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_a_run_with_one_line_and_it_resumes_when_there_is_space(
-    small_disk: Path, pictures: Path, undisturbed: dict[str, bytes]
+    small_disk: Path, pictures: Path, small_model: Path, undisturbed: dict[str, bytes]
 ):
-    arguments = ("localize", pictures, "--out", small_disk, "--no-overlays")
-    full = gapcam_run(*arguments)
-    assert full.returncode == 1
+    arguments = (pictures, "--out", small_disk, "--model", small_model)
+    full = localize(*arguments)
+    assert full.exit_code == 1
     last = full.stderr.splitlines()[-1]
     assert last.startswith(f"gapcam: {small_disk / UNFINISHED}")
     assert last.endswith(
@@ -209,15 +225,16 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_resumes_when_there_is_space
         "folder"
     )
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
-    assert gapcam_run(*arguments, "--resume").returncode == 1
+    assert localize(*arguments, "--resume").exit_code == 1
     assert results(small_disk) == expected(undisturbed)
 
 
 def test_a_file_size_limit_ends_a_run_with_one_line_and_it_resumes(
-    pictures: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    pictures: Path, small_model: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ):
-    arguments = ("localize", pictures, "--out", tmp_path, "--no-overlays")
-    command = "ulimit -f 16; exec " + shlex.join([*GAPCAM, *map(str, arguments)])
+    arguments = (pictures, "--out", tmp_path, "--model", small_model)
+    words = ["localize", *map(str, arguments), "--no-overlays"]
+    command = "ulimit -f 16; exec " + shlex.join([*GAPCAM, *words])
     full = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert full.returncode == 1
     assert full.stderr.splitlines()[-1] == (
@@ -226,5 +243,5 @@ def test_a_file_size_limit_ends_a_run_with_one_line_and_it_resumes(
     )
     assert shards_done(tmp_path) == SHARDS_OF_COUNT
     assert (tmp_path / SHARDS).exists() is False
-    assert gapcam_run(*arguments, "--resume").returncode == 1
+    assert localize(*arguments, "--resume").exit_code == 1
     assert results(tmp_path) == expected(undisturbed)

@@ -35,30 +35,40 @@ def everything(out: Path) -> dict[str, bytes]:
 # --- the same bytes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("workers", "size"), [(1, 64), (2, None), (5, 1), (5, 5), (1, 3)])
+@pytest.mark.parametrize(
+    ("model", "workers", "size"),
+    [
+        ("small", 1, 64),
+        ("quick", 2, None),
+        ("small", 5, 1),
+        ("quick", 5, 5),
+        ("small", 1, 3),
+    ],
+)
 def test_results_do_not_depend_on_workers_or_on_the_size_of_shards(
-    quick: gapcam.Localizer, tmp_path: Path, workers: int, size: int | None
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, workers: int, size: int | None
 ):
+    localizer = request.getfixturevalue(model)
     folder = copies(tmp_path / "in", 21)
     spoil(folder / "0003.jpg")
     spoil(folder / "0020.jpg", b"")
     names = [str(path) for path in sorted(folder.iterdir())]
-    wanted = quick.wanted()
-    alone = [record_of(next(localize_many(quick, [name], wanted, 1))) for name in names]
-    run(quick, folder, tmp_path / "out", workers=workers, shard_size=size)
+    wanted = localizer.wanted()
+    alone = [record_of(next(localize_many(localizer, [name], wanted, 1))) for name in names]
+    run(localizer, folder, tmp_path / "out", workers=workers, shard_size=size)
     assert records(tmp_path / "out") == json.loads(json.dumps(alone))
     assert lines(tmp_path / "out" / ERRORS) == [alone[3], alone[20]]
 
 
 def test_kept_shards_hold_the_lines_of_the_one_file_and_are_the_same_for_any_workers(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder = copies(tmp_path / "in", 11)
     spoil(folder / "0000.jpg")
-    run(quick, folder, tmp_path / "one")
+    run(small, folder, tmp_path / "one")
     for workers in (1, 5):
         out = tmp_path / f"many{workers}"
-        run(quick, folder, out, workers=workers, shards="jsonl", shard_size=4)
+        run(small, folder, out, workers=workers, shards="jsonl", shard_size=4)
         assert files(out).keys() == {
             *(f"{SHARDS}/part-{i:06}.jsonl" for i in range(3)),
             *(SETTINGS, ERRORS),
@@ -75,24 +85,24 @@ def test_kept_shards_hold_the_lines_of_the_one_file_and_are_the_same_for_any_wor
 
 @pytest.mark.parametrize("kind", [None, "jsonl", "parquet"])
 def test_retried_failures_leave_the_bytes_of_a_run_without_them(
-    quick: gapcam.Localizer, tmp_path: Path, kind: str | None
+    small: gapcam.Localizer, tmp_path: Path, kind: str | None
 ):
     folder = copies(tmp_path / "in", 13)
     options = {"shards": kind, "shard_size": 3}
-    run(quick, folder, tmp_path / "whole", **options)
+    run(small, folder, tmp_path / "whole", **options)
     bad = [folder / f"{i:04}.jpg" for i in (0, 4, 5, 12)]
     good = {path: path.read_bytes() for path in bad}
     for path in bad:
         spoil(path)
     out = tmp_path / "out"
-    _, first = run(quick, folder, out, **options)
+    _, first = run(small, folder, out, **options)
     assert (first.localized, first.failed) == (9, 4)
     for mended in ([bad[1]], [], bad):
         for path in mended:
             spoil(path, good[path])
         still_bad = [path for path in bad if path.read_bytes() == b"no picture"]
         before = [error["path"] for error in lines(out / ERRORS)]
-        seen, again = run(quick, folder, out, retry_errors=True, **options)
+        seen, again = run(small, folder, out, retry_errors=True, **options)
         assert sorted(seen) == before
         assert (again.failed, again.earlier) == (len(still_bad), 13 - len(before))
         errors = lines(out / ERRORS) if still_bad else []
@@ -102,19 +112,19 @@ def test_retried_failures_leave_the_bytes_of_a_run_without_them(
 
 
 def test_retrying_needs_a_finished_run_over_the_same_pictures(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder, out = copies(tmp_path / "in", 4), tmp_path / "out"
     with pytest.raises(ArgumentError, match="--retry-errors needs a finished run, there is none"):
-        run(quick, folder, out, retry_errors=True)
+        run(small, folder, out, retry_errors=True)
     spoil(folder / "0002.jpg")
-    run(quick, folder, out, shard_size=2)
+    run(small, folder, out, shard_size=2)
     before = everything(out)
     small_picture(folder / "0002a.jpg")
     with pytest.raises(ArgumentError, match=r"not those of that run, from number 3 on; --retry"):
-        run(quick, folder, out, retry_errors=True)
+        run(small, folder, out, retry_errors=True)
     assert {k: v for k, v in everything(out).items() if UNFINISHED not in k} == before
-    _, resumed = run(quick, folder, out, resume=True)
+    _, resumed = run(small, folder, out, resume=True)
     assert (resumed.localized, resumed.failed, resumed.earlier) == (1, 1, 3)
 
 
@@ -125,7 +135,7 @@ def test_retrying_needs_a_finished_run_over_the_same_pictures(
     ("kind", "seed"), [(None, 0), (None, 1), (None, 2), (None, 3), ("parquet", 0)]
 )
 def test_a_resume_with_other_pictures_does_only_what_is_new_and_keeps_each_once(
-    quick: gapcam.Localizer, tmp_path: Path, kind: str | None, seed: int
+    small: gapcam.Localizer, tmp_path: Path, kind: str | None, seed: int
 ):
     chance = random.Random(seed)
     source = copies(tmp_path / "all", 24)
@@ -143,7 +153,7 @@ def test_a_resume_with_other_pictures_does_only_what_is_new_and_keeps_each_once(
             (folder / name).unlink()
         given = wanted
         options = {"shards": kind, "shard_size": 3, "resume": True}
-        seen, summary = run(quick, folder, out, **options)
+        seen, summary = run(small, folder, out, **options)
         done = {Path(name).name for name in seen}
         assert len(seen) == len(done)
         assert given - known <= done <= given
@@ -157,7 +167,7 @@ def test_a_resume_with_other_pictures_does_only_what_is_new_and_keeps_each_once(
     found = names_of(out, kind)
     assert len(found) == len(set(found)) == len(known)
     assert found[: len(given)] == sorted(given)
-    run(quick, folder, tmp_path / "anew", shards=kind, shard_size=3)
+    run(small, folder, tmp_path / "anew", shards=kind, shard_size=3)
     assert names_of(tmp_path / "anew", kind) == sorted(given)
 
 
@@ -193,13 +203,13 @@ def names_of(out: Path, kind: str | None) -> list[str]:
 
 
 def test_pictures_that_are_added_at_the_end_leave_the_other_shards_alone(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder, out = copies(tmp_path / "in", 9), tmp_path / "out"
-    run(quick, folder, out, shards="jsonl", shard_size=4)
+    run(small, folder, out, shards="jsonl", shard_size=4)
     before = files(out)
     small_picture(folder / "9.jpg")
-    seen, _ = run(quick, folder, out, shards="jsonl", resume=True)
+    seen, _ = run(small, folder, out, shards="jsonl", resume=True)
     assert seen == [str(folder / "9.jpg")]
     after = files(out)
     same = {name for name in before if before[name] == after[name]}
@@ -207,94 +217,94 @@ def test_pictures_that_are_added_at_the_end_leave_the_other_shards_alone(
 
 
 def test_pictures_that_are_gone_keep_their_records_after_the_others(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder, out = copies(tmp_path / "in", 6), tmp_path / "out"
-    run(quick, folder, out)
+    run(small, folder, out)
     whole = records(out)
     (folder / "0001.jpg").unlink()
-    seen, summary = run(quick, folder, out, resume=True)
+    seen, summary = run(small, folder, out, resume=True)
     assert (seen, summary.earlier) == ([], 5)
     assert records(out) == [whole[0], *whole[2:], whole[1]]
     again = everything(out)
-    run(quick, folder, out, resume=True)
+    run(small, folder, out, resume=True)
     assert everything(out) == again
 
 
 def test_other_pictures_than_the_first_with_the_same_folder_name_are_not_taken_for_it(
-    quick: gapcam.Localizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: gapcam.Localizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for place in ("a", "b"):
         copies(tmp_path / place / "in", 3)
     monkeypatch.chdir(tmp_path / "a")
-    run(quick, "in", tmp_path / "out")
+    run(small, "in", tmp_path / "out")
     monkeypatch.chdir(tmp_path / "b")
     with pytest.raises(ArgumentError, match=f"started in {tmp_path}/a, .* resume it from there"):
-        run(quick, "in", tmp_path / "out", resume=True)
+        run(small, "in", tmp_path / "out", resume=True)
 
 
 # --- what is in the folder -----------------------------------------------------------------------
 
 
 def test_a_finished_run_is_replaced_by_a_new_one_of_another_kind_only_at_its_end(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder, out = copies(tmp_path / "in", 3), tmp_path / "out"
     there = {None: RESULTS, "jsonl": SHARDS, "parquet": SHARDS}
     for kind in (None, "parquet", "jsonl", None, "jsonl"):
-        run(quick, folder, out, shards=kind)
+        run(small, folder, out, shards=kind)
         assert {path.name for path in out.iterdir()} == {there[kind], SETTINGS}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "\udcff"])
-def test_spoilt_settings_are_refused_by_name(quick: gapcam.Localizer, tmp_path: Path, text: str):
+def test_spoilt_settings_are_refused_by_name(small: gapcam.Localizer, tmp_path: Path, text: str):
     folder, out = copies(tmp_path / "in", 1), tmp_path / "out"
-    run(quick, folder, out)
+    run(small, folder, out)
     (out / SETTINGS).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ArgumentError, match=r"run\.json: "):
-        run(quick, folder, out, resume=True)
+        run(small, folder, out, resume=True)
 
 
 @pytest.mark.parametrize("spoilt", ['{"path": 3}', "no json", '{"path":"a","error":{}}'])
 def test_a_spoilt_shard_is_refused_by_name_with_what_to_do(
-    quick: gapcam.Localizer, tmp_path: Path, spoilt: str
+    small: gapcam.Localizer, tmp_path: Path, spoilt: str
 ):
     folder, out = copies(tmp_path / "in", 4), tmp_path / "out"
-    run(quick, folder, out, shards="jsonl", shard_size=2)
+    run(small, folder, out, shards="jsonl", shard_size=2)
     shard = out / SHARDS / "part-000001.jsonl"
     shard.write_text(spoilt + "\n")
     with pytest.raises(ArgumentError, match=r"part-000001\.jsonl(, line 1)?: expected "):
-        run(quick, folder, out, shards="jsonl", resume=True)
+        run(small, folder, out, shards="jsonl", resume=True)
 
 
-def test_a_shard_with_a_line_too_few_is_refused(quick: gapcam.Localizer, tmp_path: Path):
+def test_a_shard_with_a_line_too_few_is_refused(small: gapcam.Localizer, tmp_path: Path):
     folder, out = copies(tmp_path / "in", 4), tmp_path / "out"
     spoil(folder / "0003.jpg")
-    run(quick, folder, out, shards="jsonl", shard_size=4)
+    run(small, folder, out, shards="jsonl", shard_size=4)
     shard = out / SHARDS / "part-000000.jsonl"
     shard.write_bytes(b"".join(shard.read_bytes().splitlines(keepends=True)[:-1]))
     with pytest.raises(ArgumentError, match=r"expected 4 records; delete the file.* It has 3"):
-        run(quick, folder, out, shards="jsonl", resume=True)
+        run(small, folder, out, shards="jsonl", resume=True)
 
 
 def test_a_run_that_cannot_write_its_settings_does_not_pass_for_the_one_before(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder, out = copies(tmp_path / "in", 2), tmp_path / "out"
-    run(quick, folder, out)
+    run(small, folder, out)
     (out / SETTINGS).unlink()
     (out / SETTINGS / "x").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"run\.json: cannot be written"):
-        run(quick, folder, out, top=2)
+        run(small, folder, out, top=2)
     shutil.rmtree(out / SETTINGS)
-    _, resumed = run(quick, folder, out, top=2, resume=True)
+    _, resumed = run(small, folder, out, top=2, resume=True)
     assert (resumed.localized, resumed.earlier) == (2, 0)
 
 
 @pytest.mark.parametrize("size", [0, -1, 100_001])
-def test_a_shard_size_out_of_range_is_refused(quick: gapcam.Localizer, tmp_path: Path, size: int):
+def test_a_shard_size_out_of_range_is_refused(small: gapcam.Localizer, tmp_path: Path, size: int):
     with pytest.raises(ArgumentError, match=f"shard size: expected 1 to 100,000, got {size}"):
-        run(quick, copies(tmp_path / "in", 1), tmp_path / "out", shard_size=size)
+        run(small, copies(tmp_path / "in", 1), tmp_path / "out", shard_size=size)
     assert not (tmp_path / "out").exists()
 
 
@@ -302,7 +312,7 @@ def test_a_shard_size_out_of_range_is_refused(quick: gapcam.Localizer, tmp_path:
 
 
 def test_broken_files_of_every_kind_are_reported_and_none_is_fatal(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     from PIL import Image
 
@@ -326,7 +336,7 @@ def test_broken_files_of_every_kind_are_reported_and_none_is_fatal(
         surely.add(spoil_new(folder / f"{i}-zeros.jpg", b"\0" * 999))
         surely.add(spoil_new(folder / f"{i}-text.jpg", b"<html></html>"))
     inputs = expand_paths([str(folder)])
-    summary = localize_into(quick, inputs, RunOptions(tmp_path / "out", overlays=False))
+    summary = localize_into(small, inputs, RunOptions(tmp_path / "out", overlays=False))
     errors = {Path(record["path"]): record["error"] for record in lines(tmp_path / "out" / ERRORS)}
     assert surely <= errors.keys() <= surely | maybe
     assert summary.failed == len(errors)

@@ -79,19 +79,19 @@ def test_what_is_written_is_read_back_the_same(tmp_path_factory: pytest.TempPath
     check()
 
 
-def test_a_shard_file_alone_says_model_and_whole_recipe(quick: gapcam.Localizer, tmp_path: Path):
+def test_a_shard_file_alone_says_model_and_whole_recipe(small: gapcam.Localizer, tmp_path: Path):
     folder = copies(tmp_path / "in", 3)
     (tmp_path / "in" / "0000.jpg").unlink()
     for kind in ("jsonl", "parquet"):
-        run(quick, folder, tmp_path / kind, shards=kind, shard_size=2)
+        run(small, folder, tmp_path / kind, shards=kind, shard_size=2)
     said = [lines(tmp_path / "jsonl" / SHARDS / "part-000000.jsonl")[0]["run"]]
     file = tmp_path / "parquet" / SHARDS / "part-000000.parquet"
     said.append(json.loads(pq.read_schema(file).metadata[b"gapcam"]))
     for one in said:
-        assert one["model"] == "efficientnet-lite0"
-        assert one["model_sha256"] == quick.engine.fingerprint
-        assert one["recipe"]["threshold"] == quick.recipe.threshold
-        assert one["recipe"]["version"] == quick.recipe.version
+        assert one["model"] == "small"
+        assert one["model_sha256"] == small.engine.fingerprint
+        assert one["recipe"]["threshold"] == small.recipe.threshold
+        assert one["recipe"]["version"] == small.recipe.version
         assert (one["classes"], one["top"]) == (None, 5)
         assert (one["shard"], one["first"], one["pictures"], one["failed"]) == (0, 0, 2, 0)
         assert one["gapcam"] == gapcam.__version__
@@ -101,20 +101,20 @@ def test_a_shard_file_alone_says_model_and_whole_recipe(quick: gapcam.Localizer,
     assert ["run" in keys for keys in only_first] == [True, False]
 
 
-def test_parquet_is_a_plain_table_of_detections(quick: gapcam.Localizer, tmp_path: Path):
+def test_parquet_is_a_plain_table_of_detections(small: gapcam.Localizer, tmp_path: Path):
     folder = copies(tmp_path / "in", 7)
     spoil(folder / "0005.jpg")
     odd = os.fsdecode(b"\xff.jpg")
     small_picture(folder / odd)
-    run(quick, folder, tmp_path / "one")
-    _, summary = run(quick, folder, tmp_path / "table", shards="parquet", shard_size=3)
+    run(small, folder, tmp_path / "one")
+    _, summary = run(small, folder, tmp_path / "table", shards="parquet", shard_size=3)
     assert summary.written == (tmp_path / "table" / SHARDS, tmp_path / "table" / ERRORS)
     table = pandas.read_parquet(tmp_path / "table" / SHARDS)
     expected = records(tmp_path / "one")
     assert list(table.groupby("picture").size()) == [
         len(r.get("detections", [0])) for r in expected
     ]
-    assert set(table.model_sha256) == {quick.engine.fingerprint}
+    assert set(table.model_sha256) == {small.engine.fingerprint}
     for place, record in enumerate(expected):
         rows = table[table.picture == place]
         if "error" in record:
@@ -133,23 +133,23 @@ def test_parquet_is_a_plain_table_of_detections(quick: gapcam.Localizer, tmp_pat
     assert os.fsdecode(odd_row) == str(folder / odd)
 
 
-def test_annotations_are_made_from_any_kind_of_shards(quick: gapcam.Localizer, tmp_path: Path):
+def test_annotations_are_made_from_any_kind_of_shards(small: gapcam.Localizer, tmp_path: Path):
     folder = copies(tmp_path / "in", 5)
     spoil(folder / "0001.jpg")
     texts = set()
     for kind in (None, "jsonl", "parquet"):
-        run(quick, folder, tmp_path / str(kind), shards=kind, shard_size=2, format="coco")
+        run(small, folder, tmp_path / str(kind), shards=kind, shard_size=2, format="coco")
         texts.add((tmp_path / str(kind) / "annotations.json").read_text())
     assert len(texts) == 1
 
 
-def test_a_parquet_shard_that_is_none_is_refused_by_name(quick: gapcam.Localizer, tmp_path: Path):
+def test_a_parquet_shard_that_is_none_is_refused_by_name(small: gapcam.Localizer, tmp_path: Path):
     folder, out = copies(tmp_path / "in", 2), tmp_path / "out"
-    run(quick, folder, out, shards="parquet")
+    run(small, folder, out, shards="parquet")
     spoil(out / SHARDS / "part-000000.parquet")
     message = r"part-000000\.parquet: expected a Parquet file that gapcam wrote .*; delete it"
     with pytest.raises(ArgumentError, match=message):
-        run(quick, folder, out, shards="parquet", resume=True)
+        run(small, folder, out, shards="parquet", resume=True)
 
 
 def test_parquet_without_its_library_says_what_to_install_before_anything_is_done(
@@ -166,8 +166,7 @@ def test_parquet_without_its_library_says_what_to_install_before_anything_is_don
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "gapcam: pyarrow is not installed, and Parquet needs it. "
-        "Run: pip install 'gapcam[scale]'\n"
+        "gapcam: pyarrow is not installed, and Parquet needs it. Run: pip install 'gapcam[scale]'\n"
     )
     assert not (tmp_path / "out").exists()
 

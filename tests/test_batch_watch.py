@@ -68,12 +68,13 @@ def test_the_log_of_a_run_is_json_lines_from_its_start_to_its_end(folder: Path, 
 
 
 def test_the_log_says_progress_every_few_seconds(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("gapcam.cli.watch.PROGRESS_SECONDS", 0.0)
-    run_once = localize(folder, "--out", tmp_path / "out")
+    arguments = (folder, "--out", tmp_path / "out", "--model", small_model)
+    run_once = localize(*arguments)
     assert run_once[0] == 1
-    _, said = localize(folder, "--out", tmp_path / "out", "--json-log", "--resume")
+    _, said = localize(*arguments, "--json-log", "--resume")
     steps = [event for event in events(said) if event["event"] == "progress"]
     assert steps[-1]["done"] == steps[-1]["failed"] == 1
     assert steps[-1]["earlier"] == 19
@@ -108,33 +109,42 @@ def test_the_log_says_that_a_run_was_interrupted(folder: Path, tmp_path: Path):
     assert events(said.splitlines())[-1]["event"] == "interrupted"
 
 
-def test_a_quiet_run_names_failures_and_nothing_else(folder: Path, tmp_path: Path):
-    code, said = localize(folder, "--out", tmp_path / "out", "--quiet")
+def test_a_quiet_run_names_failures_and_nothing_else(
+    folder: Path, small_model: Path, tmp_path: Path
+):
+    model = ("--model", str(small_model))
+    code, said = localize(folder, "--out", tmp_path / "out", "--quiet", *model)
     assert code == 1
     (failure,) = said
     assert failure.startswith(f"gapcam: {folder / '0003.jpg'}: expected a picture")
-    done = CliRunner().invoke(app, ["localize", str(folder), "-q", "--format", "jsonl"])
+    done = CliRunner().invoke(app, ["localize", str(folder), "-q", "--format", "jsonl", *model])
     assert done.stderr.splitlines() == [failure]
 
 
-def test_the_end_says_classes_rate_workers_and_where_the_time_went(folder: Path, tmp_path: Path):
-    code, said = localize(folder, "--out", tmp_path / "out", "--workers", 2)
+def test_the_end_says_classes_rate_workers_and_where_the_time_went(
+    folder: Path, small_model: Path, tmp_path: Path
+):
+    arguments = (folder, "--out", tmp_path / "out", "--model", small_model)
+    code, said = localize(*arguments, "--workers", 2)
     assert code == 1
     assert said[1] == "19 pictures localized, 1 failed. Written:"
     classes = r"(1 class|[2-4] classes) found \(best of a picture\): \S.* \d+(, \.\.\.)?\."
     assert re.fullmatch(classes, said[4])
     assert "2 workers, 1 thread each" in said[5]
     assert said[6:] == ["1 other file ignored."]
-    _, said = localize(folder, "--out", tmp_path / "out", "--workers", 1, "--resume")
+    _, said = localize(*arguments, "--workers", 1, "--resume")
     assert said[1] == "0 pictures localized, 19 done before, 1 failed. Written:"
     assert said[4] == "No class found."
     assert "1 worker, 1 thread each" in said[5]
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left(folder: Path, tmp_path: Path):
+def test_a_terminal_gets_a_bar_with_rate_and_time_left(
+    folder: Path, small_model: Path, tmp_path: Path
+):
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     terminal, screen = pty.openpty()
-    command = [*GAPCAM, "localize", str(folder), "--out", str(tmp_path / "out"), "--no-overlays"]
+    words = ["localize", folder, "--out", tmp_path / "out", "--no-overlays", "--model", small_model]
+    command = [*GAPCAM, *map(str, words)]
     env = os.environ | {"TERM": "xterm", "COLUMNS": "300"}
     assert subprocess.run(command, stderr=screen, env=env, check=False).returncode == 1
     text = os.read(terminal, 100_000).decode()

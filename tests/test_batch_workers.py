@@ -64,31 +64,31 @@ class WaitingInputs:
 
 
 def test_a_shard_and_its_run_can_be_sent_to_another_process(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder = copies(tmp_path / "in", 9)
     spoil(folder / "0001.jpg")
     options = {"shards": "jsonl", "shard_size": 4}
-    run(quick, folder, tmp_path / "whole", **options)
+    run(small, folder, tmp_path / "whole", **options)
     inputs: Inputs = FileInputs(expand_paths([str(folder)]))
-    plan = prepare(quick, inputs, RunOptions(tmp_path / "out", overlays=False, **options))
+    plan = prepare(small, inputs, RunOptions(tmp_path / "out", overlays=False, **options))
     spec: RunSpec = pickle.loads(pickle.dumps(plan.spec))
     assert len(pickle.dumps(spec)) < 2000
     for task in reversed([*shards(inputs, plan.size)]):
-        done = run_shard(quick, spec, pickle.loads(pickle.dumps(task)))
+        done = run_shard(small, spec, pickle.loads(pickle.dumps(task)))
         assert pickle.loads(pickle.dumps(done)) == done
     whole = files(tmp_path / "whole" / "shards")
     assert files(tmp_path / "out" / "unfinished") == whole
 
 
-def test_readers_that_wait_give_the_same_as_files(quick: gapcam.Localizer, tmp_path: Path):
+def test_readers_that_wait_give_the_same_as_files(small: gapcam.Localizer, tmp_path: Path):
     folder = copies(tmp_path / "in", 3 * READ_AHEAD)
     spoil(folder / "0002.jpg")
     names = tuple(str(path) for path in sorted(folder.iterdir()))
     inputs = WaitingInputs(folder, names)
-    summary = localize_into(quick, inputs, RunOptions(tmp_path / "slow", overlays=False))
+    summary = localize_into(small, inputs, RunOptions(tmp_path / "slow", overlays=False))
     assert (summary.localized, summary.failed) == (len(names) - 2, 3)
-    run(quick, folder, tmp_path / "files")
+    run(small, folder, tmp_path / "files")
     slow, quickly = records(tmp_path / "slow"), records(tmp_path / "files")
     assert slow[5] == {
         "path": "archive.tar",
@@ -101,21 +101,21 @@ def test_readers_that_wait_give_the_same_as_files(quick: gapcam.Localizer, tmp_p
 
 
 def test_what_cannot_be_listed_is_tried_again_and_keeps_its_place(
-    quick: gapcam.Localizer, tmp_path: Path
+    small: gapcam.Localizer, tmp_path: Path
 ):
     folder = copies(tmp_path / "in", 12)
     names = tuple(str(path) for path in sorted(folder.iterdir()))
     inputs, out = WaitingInputs(folder, names), tmp_path / "out"
-    localize_into(quick, inputs, RunOptions(out, overlays=False))
+    localize_into(small, inputs, RunOptions(out, overlays=False))
     before = files(out)
-    again = localize_into(quick, inputs, RunOptions(out, overlays=False, resume=True))
+    again = localize_into(small, inputs, RunOptions(out, overlays=False, resume=True))
     assert (again.localized, again.failed, again.earlier) == (0, 2, 11)
     assert files(out) == before
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
 def test_members_of_an_archive_are_named_and_taken_up_like_files(
-    quick: gapcam.Localizer, tmp_path: Path, ending: str
+    small: gapcam.Localizer, tmp_path: Path, ending: str
 ):
     folder = copies(tmp_path / "in", 10)
     path = tmp_path / f"some.{ending}"
@@ -128,7 +128,7 @@ def test_members_of_an_archive_are_named_and_taken_up_like_files(
     out = tmp_path / "out"
     for resume, expected in ((False, (10, 1, 0)), (True, (0, 1, 10))):
         options = RunOptions(out, overlays=False, resume=resume)
-        done = localize_into(quick, open_inputs([str(path)]), options)
+        done = localize_into(small, open_inputs([str(path)]), options)
         assert (done.localized, done.failed, done.earlier) == expected
     found = records(out)
     assert [Path(record["path"]).name for record in found] == [

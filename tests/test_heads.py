@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -60,13 +62,21 @@ FOUND = {
 }
 
 
-def onnx_trace(net: nn.Module, size_hw: tuple[int, int] = (SIDE, SIDE)) -> Trace:
-    return trace_onnx(onnx.load_from_string(old_onnx(net, size_hw=size_hw)), size_hw)
+@functools.cache
+def file_of(name: str) -> bytes:
+    return old_onnx(NETS[name]())
 
 
-def run(net: nn.Module, wanted: list[str], noise: np.ndarray) -> list[np.ndarray]:
+def onnx_trace(net: nn.Module | str, size_hw: tuple[int, int] = (SIDE, SIDE)) -> Trace:
+    """Of a network, or of the one of `NETS` that is called so."""
+    data = file_of(net) if isinstance(net, str) else old_onnx(net, size_hw=size_hw)
+    return trace_onnx(onnx.load_from_string(data), size_hw)
+
+
+def run(net: nn.Module | str, wanted: list[str], noise: np.ndarray) -> list[np.ndarray]:
     """Tensors of the network as ONNX Runtime computes them."""
-    proto = onnx.load_from_string(old_onnx(net, size_hw=noise.shape[2:]))
+    data = file_of(net) if isinstance(net, str) else old_onnx(net, size_hw=noise.shape[2:])
+    proto = onnx.load_from_string(data)
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     session = onnxruntime.InferenceSession(
@@ -82,7 +92,7 @@ def pictures(*size_hw: int) -> np.ndarray:
 @pytest.mark.parametrize("name", FOUND)
 @pytest.mark.parametrize("front", ["onnx", "torch"])
 def test_every_kind_of_head_is_found_from_both_front_ends(name: str, front: str):
-    trace = onnx_trace(NETS[name]()) if front == "onnx" else traced(name)[1]
+    trace = onnx_trace(name) if front == "onnx" else traced(name)[1]
     plan = find_head(trace)
     kind, channels, layout = FOUND[name]
     assert (plan.kind, plan.layout) == (kind, layout)
@@ -107,8 +117,8 @@ WEIGHTS = {
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_mean_of_the_features_times_the_weights_is_the_logits(name: str):
     net = NETS[name]()
-    plan = find_head(onnx_trace(net))
-    features, logits = run(net, [plan.features, "logits"], pictures())
+    plan = find_head(onnx_trace(name))
+    features, logits = run(name, [plan.features, "logits"], pictures())
     last = WEIGHTS[name](net)
     weights = last.weight.detach().numpy().reshape(CLASSES, -1)
     pooled = features.mean(plan.layout.position_axes)
@@ -117,13 +127,13 @@ def test_the_mean_of_the_features_times_the_weights_is_the_logits(name: str):
 
 def test_a_class_token_is_followed_back_to_before_the_last_attention():
     net = NETS["tokens_registers_class"]()
-    plan = find_head(onnx_trace(net))
+    plan = find_head(onnx_trace("tokens_registers_class"))
     kept: list[torch.Tensor] = []
     hook = net.blocks[0].register_forward_hook(lambda *found: kept.append(found[2]))
     with torch.no_grad():
         net(torch.from_numpy(pictures()))
     hook.remove()
-    (features,) = run(net, [plan.features], pictures())
+    (features,) = run("tokens_registers_class", [plan.features], pictures())
     np.testing.assert_allclose(features, kept[0].numpy(), atol=1e-5)
 
 
@@ -185,22 +195,22 @@ def test_fine_features_of_the_embedded_network_are_those_it_was_measured_with():
 
 
 def test_without_a_finer_grid_there_are_no_fine_features():
-    plan = find_head(onnx_trace(NETS["tokens_mean"]()))
+    plan = find_head(onnx_trace("tokens_mean"))
     assert (plan.fine, plan.fine_layout) == (None, None)
 
 
 @pytest.mark.parametrize("layer", ["body.2", "body.2.2", "/body/body.2/body.2.2/Relu_output_0"])
 def test_a_layer_can_be_named_by_its_module_or_tensor(layer: str):
     net = NETS["gap_linear"]()
-    plan = find_head(onnx_trace(net), layer)
+    plan = find_head(onnx_trace("gap_linear"), layer)
     assert (plan.kind, plan.layout.grid_hw) == ("other", (8, 8))
-    (features,) = run(net, [plan.features], pictures())
+    (features,) = run("gap_linear", [plan.features], pictures())
     expected = net.body[:3](torch.from_numpy(pictures())).detach().numpy()
     np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
 def test_the_layer_that_would_be_chosen_can_be_named():
-    trace = onnx_trace(NETS["gap_linear"]())
+    trace = onnx_trace("gap_linear")
     assert find_head(trace, "body.3") == find_head(trace)
 
 
@@ -214,17 +224,17 @@ def test_the_layer_that_would_be_chosen_can_be_named():
 )
 def test_layers_that_cannot_be_used_are_refused_with_others_that_can(layer: str, words: str):
     with pytest.raises(ModelError, match=words):
-        find_head(onnx_trace(NETS["gap_linear"]()), layer)
+        find_head(onnx_trace("gap_linear"), layer)
 
 
 def test_a_layer_beside_the_way_is_refused():
     with pytest.raises(ModelError, match="every path from the picture"):
-        find_head(onnx_trace(NETS["squeezed"]()), "body.1.up")
+        find_head(onnx_trace("squeezed"), "body.1.up")
 
 
 def test_a_network_that_mixes_positions_at_once_is_refused_with_ways_out():
     with pytest.raises(ModelError, match=r"gradcam.*gapcam train"):
-        find_head(onnx_trace(NETS["no_head"]()))
+        find_head(onnx_trace("no_head"))
 
 
 def test_a_single_position_is_refused_with_larger_pictures_as_the_way_out():

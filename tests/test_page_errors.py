@@ -26,7 +26,7 @@ from page_driving import (
     texts,
     where,
 )
-from serving import serving
+from serving import serving_here
 from web_site import needs_browser
 
 pytest_plugins = ["page_fixtures"]
@@ -60,6 +60,17 @@ def test_what_is_no_picture(page, tmp_path, cat):
     choose(page, cat)  # and the page goes on
     assert shown_box(page)
     assert not page.run(FAULT)
+
+
+def test_what_has_no_bytes(page, tmp_path):
+    """An empty file, a folder: said before anything is asked of the server."""
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "holiday").mkdir()
+    page.drop_files(400, 400, tmp_path / "empty.jpg")
+    assert fault(page) == "empty.jpg: the file is empty. Get it again."
+    page.drop_files(400, 400, tmp_path / "holiday")
+    words = "holiday: a folder, or a file that was moved. Choose picture files."
+    page.wait_for("document.querySelector('#message').textContent", words)
 
 
 def test_a_file_that_only_the_server_can_read(page, tmp_path, cat, localizer):
@@ -126,10 +137,9 @@ def test_a_map_with_nothing_to_show(page, tmp_path, localizer):
     assert not drawn
 
 
-def test_a_server_with_bounds_and_a_token(page_browser, cat, tmp_path):
+def test_a_server_with_bounds_and_a_token(page_browser, quick, cat, tmp_path):
     page_browser.said.clear()
-    options = ("--max-bytes", "60000", "--max-pixels", "200000")
-    with serving(*options, GAPCAM_TOKEN=TOKEN) as server:
+    with serving_here(quick, max_bytes=60_000, max_pixels=200_000, token=TOKEN) as server:
         page_browser.open(f"{server.address}/")
         page_browser.wait_for("document.querySelector('#login').open", value=True)
         press_on(page_browser, "#login-cancel")
@@ -159,8 +169,8 @@ def test_a_server_with_bounds_and_a_token(page_browser, cat, tmp_path):
         assert shown_box(page_browser)
 
 
-def test_a_server_that_is_gone_and_comes_back(page_browser, cat):
-    with serving() as server:
+def test_a_server_that_is_gone_and_comes_back(page_browser, quick, cat):
+    with serving_here(quick) as server:
         page = open_page(page_browser, server)
         choose(page, cat)
     page.choose_file("#file", cat.with_name("coffee.jpg"))
@@ -169,7 +179,7 @@ def test_a_server_that_is_gone_and_comes_back(page_browser, cat):
     page.wait_for("document.querySelector('#side').hidden", value=False)
     assert shown_box(page)
     press_on(page, "#thumbs li:nth-child(2) .thumb")
-    with serving("--port", str(server.port)):
+    with serving_here(quick, server.port):
         press_on(page, "#retry")
         seen(page, "coffee.jpg")
         assert texts(page, "#classes b")[0] == "espresso"
@@ -232,7 +242,7 @@ def test_a_head_that_is_not_linear(page_browser, tmp_path, cat):
     path = tmp_path / "hidden.onnx"
     export(tmp_path / "net.onnx", path, labels=labels, preprocessing=wants)
     ours = gapcam.load(path, threads=1)
-    with serving("--model", str(path)) as server:
+    with serving_here(ours) as server:
         page = open_page(page_browser, server)
         assert "Maps not exact" in texts(page, "#badges li")
         choose(page, cat)

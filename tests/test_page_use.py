@@ -154,6 +154,9 @@ def test_a_class_is_found_by_its_other_names(with_cat):
     press_on(page, "#query")
     page.type_text("Carassius")
     assert texts(page, "#matches b") == ["goldfish Carassius auratus"]
+    bare = """import("/search.js").then(({ findClasses, makeIndex }) =>
+        findClasses(makeIndex({ labels: ["Crème brûlée"] }), "creme BRULEE").length)"""
+    assert page.run(bare) == 1
     page.press("Escape")
     assert page.run("document.querySelector('#matches').hidden")
 
@@ -187,6 +190,9 @@ def test_two_classes_side_by_side_move_together(with_cat, localizer, cat):
     press_on(page, "#classes li:nth-child(4)")  # the second view is the active one
     assert texts(page, "figcaption b") == [found[0].label, found[3].label]
     assert texts(page, "#classes em:not([hidden])") == ["A", "B"]
+    tops = "[...document.querySelectorAll('.pane')].map((e) => e.getBoundingClientRect().top)"
+    page.run("document.querySelector('.pane .words').textContent = 'a long caption '.repeat(9)")
+    assert len(set(page.run(tops))) == 1
     press_on(page, ".letter")
     press_on(page, "#classes li:nth-child(3)")
     assert texts(page, "figcaption b") == [found[2].label, found[3].label]
@@ -226,12 +232,19 @@ def test_pictures_make_a_strip(page, localizer, cat):
     seen(page, "coffee (2).jpg")
     thumbs = "[...document.querySelectorAll('.thumb')].map((e) => e.ariaLabel)"
     assert page.run(thumbs) == [*names, "coffee (2).jpg"]
+    page.run("document.querySelector('#thumbs').style.width = '150px'")  # has room for two
     press_on(page, "#thumbs li:nth-child(3) .thumb")
     assert (
         texts(page, "#classes b")[0] == localizer(cat.with_name("rocket.jpg")).detections[0].label
     )
     page.press("ArrowLeft")
     assert texts(page, "#classes b")[0] == "espresso"
+    page.choose_file("#file", cat.with_name("astronaut.jpg"))
+    seen(page, "astronaut.jpg")
+    assert page.run("document.querySelector('#thumbs').scrollLeft") > 100  # the new one is seen
+    press_on(page, "#thumbs li:last-child .remove")
+    page.wait_for("document.activeElement.ariaLabel", "coffee (2).jpg")
+    press_on(page, "#thumbs li:nth-child(2) .thumb")
     page.strike("Delete", DELETE)
     page.wait_for(f"{thumbs}.join()", "cat.jpg,rocket.jpg,coffee (2).jpg")
     for _ in range(3):

@@ -97,6 +97,16 @@ def test_a_class_is_named_in_any_way_that_the_library_knows(app, quick, name):
     assert_same(shown, quick(CAT, classes=[281, 1]))
 
 
+def test_long_names_are_found_and_not_kept(app):
+    """Memory is bounded, and a name may be as long as an address."""
+    kept = app.state.service._kept_id.cache_info
+    before = kept().currsize
+    for name in ("_" * 5000 + "Tabby", "Tabby" + "+" * 5000):
+        (shown,) = post_picture(app, CAT, f"?class={name}").json()["results"]
+        assert [found["class_id"] for found in shown["detections"]] == [281]
+    assert kept().currsize == before
+
+
 @pytest.mark.parametrize("maps", ["found", "all"])
 def test_maps_are_those_of_the_library(app, quick, maps):
     found = quick(CAT, top=4)

@@ -171,6 +171,8 @@ def test_other_addresses_and_methods(app):
     assert (
         refused(ask(app, "GET", "/v2/localize"), 404, "address") == "there is no /v2/localize here"
     )
+    missing = refused(ask(app, "GET", "/samples/dog.jpg"), 404, "address")
+    assert missing == "there is no /samples/dog.jpg here"
     for method, path, allowed in [
         ("GET", "/v1/localize", "POST"),
         ("PUT", "/v1/localize", "POST"),

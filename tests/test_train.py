@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import gapcam
 from exporter import list_operators_once
@@ -28,6 +31,7 @@ POOLS = {
 FC = "flatten-hidden"
 TUNE = {"method": "finetune", "optimizer": "adamw", "batch_size": 6, "trunk_rate": 1.0}
 TUNE |= {"learning_rate": 0.03}
+SEEDED = {**TUNE, "epochs": 1, "seed": 4, "pool": "tap"}
 PLAIN = {**TUNE, "augment": (), "warmup": 1.0, "label_smoothing": 0.0}
 
 
@@ -66,6 +70,56 @@ def validation_of(run: Path) -> list[dict[str, str]]:
 def tuned(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     out = tmp_path_factory.mktemp("tuned") / "run"
     return trained(pictures, out, epochs=6, **PLAIN)
+
+
+def touched() -> nn.Module:
+    """A net with a part in training mode, a frozen weight, a gradient and a hook."""
+    module = small(7)
+    module.features[0].train()
+    module.features[2].weight.requires_grad_(False)
+    module.fc.weight.grad = torch.ones_like(module.fc.weight)
+    module.fc.register_forward_hook(lambda *_: None)
+    return module
+
+
+class State:
+    """What training must leave as it is."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.state = {name: value.clone() for name, value in module.state_dict().items()}
+        self.modes = [part.training for part in module.modules()]
+        self.wants = [weight.requires_grad for weight in module.parameters()]
+        self.chance, self.threads = torch.get_rng_state(), torch.get_num_threads()
+
+
+class Given:
+    """A run that was given a module: what was there before and after, and all that it said."""
+
+    def __init__(self, data: Path, out: Path, **choices) -> None:
+        self.module, self.said, self.shown = touched(), [], {}
+        self.before = State(self.module)
+        printed = [io.StringIO(), io.StringIO()]
+        with redirect_stdout(printed[0]), redirect_stderr(printed[1]):
+            self.report = trained(
+                data,
+                out,
+                model=self.module,
+                tell=self.said.append,
+                progress=lambda words, *done: self.shown.setdefault(words, []).append(done),
+                **choices,
+            )
+        self.after = State(self.module)
+        self.printed = tuple(text.getvalue() for text in printed)
+
+
+@pytest.fixture(scope="module")
+def given(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Given]:
+    """One run of each method."""
+    folder = tmp_path_factory.mktemp("given")
+    return {
+        "head-only": Given(pictures, folder / "head-only", pool="gmp", seed=3),
+        "finetune": Given(pictures, folder / "finetune", **SEEDED),
+    }
 
 
 def test_fine_tuning_keeps_the_epoch_of_the_best_validation(tuned: TrainReport):
@@ -132,8 +186,13 @@ def test_the_kept_model_finds_the_squares(tuned: TrainReport, pictures: Path):
 
 
 @pytest.mark.parametrize("pool", ["gmp", "lse", "tap", "fc"])
-def test_every_pool_gives_a_model_file_of_its_kind(pool: str, pictures: Path, tmp_path: Path):
-    report = trained(pictures, tmp_path / "run", epochs=1, pool=pool, **PLAIN)
+def test_every_pool_gives_a_model_file_of_its_kind(
+    pool: str, given: dict[str, Given], pictures: Path, tmp_path: Path
+):
+    if pool == SEEDED["pool"]:
+        report = given["finetune"].report
+    else:
+        report = trained(pictures, tmp_path / "run", epochs=1, pool=pool, **PLAIN)
     localizer = gapcam.load(report.path)
     assert localizer.card.head == POOLS.get(pool, FC)
     pixels = localizer.read(pictures / "red" / "0.png").pixels[None]
@@ -149,8 +208,8 @@ def test_every_pool_gives_a_model_file_of_its_kind(pool: str, pictures: Path, tm
     assert report.accuracy == pytest.approx(right / report.pictures)
 
 
-def test_the_head_alone_is_fitted_on_features_that_stay(pictures: Path, tmp_path: Path):
-    report = trained(pictures, tmp_path / "run", pool="gmp")
+def test_the_head_alone_is_fitted_on_features_that_stay(given: dict[str, Given], pictures: Path):
+    report = given["head-only"].report
     assert np.load(report.path / "features.npy").shape == (24, 12)
     localizer = gapcam.load(report.path)
     assert localizer.card.head == "gmp-linear"
@@ -244,42 +303,22 @@ def test_an_option_that_is_none_is_named(pictures: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("method", ["head-only", "finetune"])
 def test_the_given_module_is_not_changed_and_nothing_is_printed(
-    method: str, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+    method: str, given: dict[str, Given]
 ):
-    module = small(7)
-    module.features[0].train()
-    module.features[2].weight.requires_grad_(False)
-    module.fc.weight.grad = torch.ones_like(module.fc.weight)
-    calls: list[int] = []
-    module.fc.register_forward_hook(lambda *_: calls.append(1))
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    modes = [part.training for part in module.modules()]
-    wants = [weight.requires_grad for weight in module.parameters()]
-    chance, threads = torch.get_rng_state(), torch.get_num_threads()
-
-    choices = {**TUNE, "epochs": 1} if method == "finetune" else {}
-    trained(pictures, tmp_path / "run", model=module, **choices)
-
-    assert list(module.state_dict()) == list(before)
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert [part.training for part in module.modules()] == modes
-    assert [weight.requires_grad for weight in module.parameters()] == wants
-    assert torch.equal(module.fc.weight.grad, torch.ones_like(module.fc.weight))
-    assert len(module.fc._forward_hooks) == 1
-    assert (torch.get_num_threads(), torch.equal(torch.get_rng_state(), chance)) == (threads, True)
-    assert capfd.readouterr() == ("", "")
+    one = given[method]
+    assert list(one.after.state) == list(one.before.state)
+    assert all(torch.equal(value, one.before.state[n]) for n, value in one.after.state.items())
+    assert one.after.modes == one.before.modes
+    assert one.after.wants == one.before.wants
+    assert torch.equal(one.module.fc.weight.grad, torch.ones_like(one.module.fc.weight))
+    assert len(one.module.fc._forward_hooks) == 1
+    assert one.after.threads == one.before.threads
+    assert torch.equal(one.after.chance, one.before.chance)
+    assert one.printed == ("", "")
 
 
-def test_progress_and_words_come_through_the_callbacks(pictures: Path, tmp_path: Path):
-    said: list[str] = []
-    shown: dict[str, list[tuple[int, int]]] = {}
-    trained(
-        pictures,
-        tmp_path / "run",
-        tell=said.append,
-        progress=lambda words, done, of: shown.setdefault(words, []).append((done, of)),
-        seed=3,
-    )
+def test_progress_and_words_come_through_the_callbacks(given: dict[str, Given]):
+    said, shown = given["head-only"].said, given["head-only"].shown
     assert said[0] == (
         "24 pictures of 3 classes: 18 pictures train and 6 validate, chosen by class at random"
     )
@@ -287,6 +326,8 @@ def test_progress_and_words_come_through_the_callbacks(pictures: Path, tmp_path:
         assert shown[stage][-1][0] == shown[stage][-1][1]
 
 
-def test_the_same_seed_gives_the_same_bytes(pictures: Path, tmp_path: Path):
-    one, same = (trained(pictures, tmp_path / str(n), epochs=1, seed=4, **TUNE) for n in range(2))
-    assert one.model.read_bytes() == same.model.read_bytes()
+def test_the_same_seed_gives_the_same_bytes(
+    given: dict[str, Given], pictures: Path, tmp_path: Path
+):
+    same = trained(pictures, tmp_path / "run", model=touched(), **SEEDED)
+    assert given["finetune"].report.model.read_bytes() == same.model.read_bytes()

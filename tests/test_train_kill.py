@@ -30,12 +30,10 @@ RUNS = {
 # The moments of a run in order, as the next one begins where the one before was killed.
 KILLS = {
     "head-only": [
-        ("read", 10),  # in the inspection
         ("features.json", 2),
         ("read", 12),  # in the features, of which 8 are kept
         ("head.csv", 1),
         ("model.onnx", 1),
-        ("random", 0),
         ("run.json", 2),  # the first says that it goes on, the second that it is finished
         ("training.html", 1),
     ],

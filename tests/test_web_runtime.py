@@ -98,6 +98,7 @@ def test_the_tested_version_says_so():
             "damaged or changed. Get it again: n",
         ),
     ],
+    ids=range(10),  # the bytes hold the time of day
 )
 def test_what_is_no_runtime_is_refused(tmp_path, data, error, message):
     (tmp_path / "it.tgz").write_bytes(data)

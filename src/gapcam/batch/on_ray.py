@@ -72,9 +72,9 @@ class Cluster:
     """Which cluster, and how much of it.
 
     Attributes:
-        address: `auto` for the cluster that this machine is part of, `HOST:PORT`, or
-            `ray://HOST:PORT` through a Ray Client server; None: `RAY_ADDRESS` where that is set,
-            else a cluster of this machine alone, for the time of the run.
+        address: `auto` for the cluster that this machine is part of, or `HOST:PORT`; None:
+            `RAY_ADDRESS` where that is set, else a cluster of this machine alone, for the time of
+            the run. Not `ray://`: Ray Data does not run through Ray Client.
         concurrency: Workers at once; None: one a core, or as many as the GPUs are enough for.
         gpus_per_worker: GPUs that each worker gets; may be a fraction. Needs a model on the torch
             engine.
@@ -88,8 +88,13 @@ class Cluster:
         """Refuse what cannot be meant.
 
         Raises:
-            ArgumentError: A number out of range.
+            ArgumentError: A number out of range, or the address of a Ray Client server.
         """
+        if (self.address or "").startswith("ray://"):
+            raise ArgumentError(
+                f"{self.address}: Ray Data does not run through Ray Client; run gapcam on a "
+                "machine of the cluster with --address auto, or by 'ray job submit'"
+            )
         if self.concurrency is not None and self.concurrency < 1:
             raise ArgumentError(f"concurrency: expected 1 or more, got {self.concurrency}")
         gpus = self.gpus_per_worker
@@ -173,7 +178,7 @@ def _join(cluster: Cluster) -> None:
     if address == "local":
         count = cluster.concurrency or cores()
         options |= {"num_cpus": count, "include_dashboard": False}
-        options |= {"object_store_memory": STORE_BYTES}
+        options |= {"object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     os.environ.update(_ENVIRONMENT)
     try:
         _knock(address)
@@ -196,15 +201,20 @@ def _knock(address: str | None) -> None:
 
 
 def _workers(cluster: Cluster) -> int:
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus = cluster.gpus_per_worker
-    if gpus and there.get("GPU", 0) < gpus:
+    room = _room(cluster.gpus_per_worker)
+    if cluster.gpus_per_worker and not room:
         raise ArgumentError(
-            f"expected a cluster with {gpus:g} GPUs for each worker, got one with "
-            f"{there.get('GPU', 0):g}: add nodes with GPUs, or ask for fewer"
+            f"expected a cluster with {cluster.gpus_per_worker:g} GPUs for each worker, got one "
+            "with fewer: add nodes with GPUs, or ask for fewer"
         )
-    most = there.get("GPU", 0) / gpus if gpus else there.get("CPU", 0)
-    return cluster.concurrency or max(1, int(most))
+    return cluster.concurrency or max(1, room)
+
+
+def _room(gpus: float) -> int:
+    """How many workers the cluster, as it is now, has room for."""
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = there.get("CPU", 0.0)
+    return int(min(workers, there.get("GPU", 0.0) / gpus) if gpus else workers)
 
 
 def _check_model(
@@ -283,7 +293,11 @@ def _outcomes(
     job: Job, rows: list[dict[str, Any]], workers: int, gpus: float
 ) -> Generator[Outcome, None, None]:
     """What became of each row, in the order in which they end."""
-    pool = ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=1)
+    most = min(workers, len(rows))
+    at_once = max(1, min(most, _room(gpus)))  # more would be waited for
+    pool = ray.data.ActorPoolStrategy(
+        min_size=at_once, max_size=most, max_tasks_in_flight_per_actor=1
+    )
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Worker,  # type: ignore[arg-type]  # as Ray documents it: a class is made once a worker
         fn_constructor_args=(job,),

@@ -41,7 +41,7 @@ AddressOption = Annotated[
         metavar="ADDRESS",
         show_default="RAY_ADDRESS, or this machine alone",
         help="With --engine ray: the cluster; auto for the one that this machine is part of, "
-        "HOST:PORT, or ray://HOST:PORT.",
+        "or HOST:PORT.",
     ),
 ]
 ConcurrencyOption = Annotated[

@@ -89,6 +89,7 @@ export function createActions(store, { say, announce }) {
     store.updatePicture(id, { doing: "looking", error: null });
     say(`Looking at ${name} …`);
     try {
+      await checkReadable(blob, name);
       const seen = await source.look(blob, name);
       const took = performance.now() - start;
       store.updatePicture(id, { doing: "done", seen, took, ranked: rank(seen.logits) });
@@ -210,6 +211,16 @@ function freeName(name, taken) {
   for (let number = 2; taken.has(free); number++) free = `${stem} (${number})${end ?? ""}`;
   taken.add(free);
   return free;
+}
+
+/** Refuses what has no bytes: an empty file, a folder, a file that has been moved meanwhile. */
+async function checkReadable(blob, name) {
+  const first = await blob
+    .slice(0, 1)
+    .arrayBuffer()
+    .catch(() => null);
+  if (!first) throw new Error(`${name}: a folder, or a file that was moved. Choose picture files.`);
+  if (!first.byteLength) throw new Error(`${name}: the file is empty. Get it again.`);
 }
 
 const sentence = (words) => (/[.!?]$/.test(words) ? words : `${words}.`);

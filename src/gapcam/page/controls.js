@@ -8,7 +8,7 @@ import { currentPicture, OPACITY, thresholdOf } from "./state.js";
 const at = (id) => document.getElementById(id);
 
 export function createControls({ answers, actions, store, complain }) {
-  const { recipe } = store.state.model;
+  const { labels, recipe } = store.state.model;
   const near = Number(recipe.threshold.toFixed(2)); // where the slider stands for the recipe's own
   at("tick").style.setProperty("--at", near / 0.99);
 
@@ -26,6 +26,7 @@ export function createControls({ answers, actions, store, complain }) {
       store.update(({ show }) => ({ show: { ...show, [what]: checked } }));
     });
   }
+  at("compare").parentElement.hidden = labels.length < 2;
   at("compare").addEventListener("change", async (event) => {
     await actions.compare(event.target.checked);
     event.target.checked = store.state.compare;

@@ -10,7 +10,7 @@ export function showBadges(model, place) {
   const badges = [
     ["", `Your pictures: ${place}`, "Where the pictures go that you choose."],
     exact,
-    ["", `${model.name}, ${count(model.labels.length)} classes`, model.proof],
+    ["", `${model.name}, ${inClasses(model.labels.length)}`, model.proof],
   ];
   at("badges").replaceChildren(
     ...badges.map(([kind, text, title]) => {
@@ -42,9 +42,12 @@ export const inPercent = (share) => `${Number((100 * share).toFixed(1))} %`;
 
 const count = (number) => number.toLocaleString("en");
 
+export const inClasses = (number) => `${count(number)} ${number === 1 ? "class" : "classes"}`;
+
 /** The proof and the place of one class. `proof` and `place` are answers.js's. */
 export function showWhy(model, { label, proof, place, score, rank, nothing, placeless }) {
-  const number = (value) => (value === null ? "?" : value.toFixed(2).replace("-", "−"));
+  const near = (value) => (Math.round(100 * value) / 100 || 0).toFixed(2); // no "-0.00"
+  const number = (value) => (value === null ? "?" : near(value).replace("-", "−"));
   const sum = proof.bias === null ? null : proof.average + proof.bias;
   terms(at("sum"), [
     ["mean of map", number(proof.average)],

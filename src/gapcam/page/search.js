@@ -1,11 +1,15 @@
 /** Finds any class of the model by its name or another name: a combo box with a list. */
 
 import { classRow } from "./class_rows.js";
+import { inClasses } from "./facts.js";
 
 const MOST = 24;
 
-/** Names as they are compared: as gapcam.labels does. */
-const plain = (name) => name.replace(/[_-]/g, " ").toLowerCase().split(/\s+/).join(" ").trim();
+/** Names as they are compared: as gapcam.labels does, and an e finds an é. */
+const plain = (name) => {
+  const bare = name.normalize("NFKD").replace(/\p{M}/gu, "");
+  return bare.replace(/[_-]/g, " ").toLowerCase().split(/\s+/).join(" ").trim();
+};
 
 /** What can be found: [{ classId, names }], the label first. Aliases come by id or by label. */
 export function makeIndex({ labels, aliases }) {
@@ -60,7 +64,7 @@ export function createSearch(input, list, { preview, choose, facts, paint, annou
     list.hidden = !text;
     input.setAttribute("aria-expanded", !list.hidden);
     input.removeAttribute("aria-activedescendant");
-    if (text) announce(`${found.length} ${found.length === 1 ? "class" : "classes"} found`);
+    if (text) announce(`${inClasses(found.length)} found`);
   }
 
   function close() {
@@ -117,7 +121,7 @@ export function createSearch(input, list, { preview, choose, facts, paint, annou
   return {
     use(model) {
       index = makeIndex(model);
-      input.placeholder = `Search ${model.labels.length.toLocaleString("en")} classes`;
+      input.placeholder = `Search ${inClasses(model.labels.length)}`;
     },
   };
 }

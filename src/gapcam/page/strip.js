@@ -4,23 +4,28 @@ const WORDS = { waiting: "waiting", looking: "being looked at", done: "", failed
 
 /** `actions`: select(id), remove(id). */
 export function createStrip(list, actions) {
-  const shown = new Map(); // id -> { item, picture }
+  const shown = new Map(); // id -> { item, thumb }
+  let last = null;
+
+  /** Removes a picture; the focus goes to the one beside it. */
+  function remove(item) {
+    const near = item.nextElementSibling ?? item.previousElementSibling;
+    near?.querySelector(".thumb").focus();
+    actions.remove(Number(item.dataset.id));
+  }
 
   list.addEventListener("click", (event) => {
-    const id = Number(event.target.closest("li")?.dataset.id);
-    if (event.target.closest(".remove")) actions.remove(id);
-    else if (event.target.closest(".thumb")) actions.select(id);
+    const item = event.target.closest("li");
+    if (event.target.closest(".remove")) remove(item);
+    else if (event.target.closest(".thumb")) actions.select(Number(item.dataset.id));
   });
   list.addEventListener("keydown", (event) => {
     const item = event.target.closest("li");
     const step = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[
       event.key
     ];
-    const id = Number(item?.dataset.id);
     if (event.key === "Delete" && item) {
-      const near = item.nextElementSibling ?? item.previousElementSibling;
-      near?.querySelector(".thumb").focus();
-      actions.remove(id);
+      remove(item);
     } else if (step && item[step]) {
       event.preventDefault();
       item[step].querySelector(".thumb").focus();
@@ -43,8 +48,17 @@ export function createStrip(list, actions) {
         }
         fill(shown.get(picture.id), picture, picture.id === current);
       }
+      if (current !== last && shown.has(current)) reveal(list, shown.get(current).item);
+      last = current;
     },
   };
+}
+
+/** Scrolls the strip, and it alone, as far as an item needs to be seen. */
+function reveal(list, item) {
+  const left = item.offsetLeft - list.offsetLeft;
+  const least = left + item.offsetWidth - list.clientWidth;
+  list.scrollLeft = Math.max(Math.min(list.scrollLeft, left), least);
 }
 
 function makeItem({ id, name }) {

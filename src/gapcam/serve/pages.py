@@ -35,7 +35,7 @@ def page_routes() -> APIRouter:
 
     @router.get("/samples/{name}")
     async def sample(name: str) -> Response:
-        return _file(sample_pictures(), name)
+        return _file(sample_pictures(), name, "/samples/")
 
     @router.get("/{name}")
     async def page_file(name: str) -> Response:
@@ -44,11 +44,11 @@ def page_routes() -> APIRouter:
     return router
 
 
-def _file(files: list[Path], name: str) -> Response:
+def _file(files: list[Path], name: str, below: str = "/") -> Response:
     """One of these files by its name; nothing else can be reached."""
     found = [path for path in files if path.name == name]
     if not found:
-        raise RequestError(404, f"there is no /{name[:100]} here")
+        raise RequestError(404, f"there is no {below}{name[:100]} here")
     return FileResponse(
         found[0], media_type=TYPES[found[0].suffix], headers={"Cache-Control": "no-cache"}
     )

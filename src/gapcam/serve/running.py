@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -106,7 +107,8 @@ class _Connection(H11Protocol):
     receive_s: float
     most: int
     _watch: asyncio.TimerHandle | None = None
-    _unsent = 0
+    _unsent = 0.0
+    """Bytes of answers that were not read yet at the last look."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -134,14 +136,20 @@ class _Connection(H11Protocol):
         self._watch = self.loop.call_later(self.receive_s, self._waited)
         self._unsent = self.transport.get_write_buffer_size()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent = math.inf  # somebody reads
+
     def _waited(self) -> None:
+        """End it where nothing is asked, or where nobody has read since the last look."""
+        unsent = self.transport.get_write_buffer_size()
         # None before the first request, whatever its type says.
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
-            return  # a request is being answered, which has times of its own
-        if 0 < self.transport.get_write_buffer_size() < self._unsent:  # somebody reads, slowly
-            self._wait()
-        else:
+        asked = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
+        unread = 0 < self._unsent <= unsent
+        if unread or not (asked or unsent):
             self.transport.abort()
+        else:
+            self._wait()  # receiving and running have times of their own
 
     def _turn_away(self, status: int, kind: str, message: str) -> None:
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):

@@ -28,8 +28,9 @@ from gapcam.serve.options import ServeOptions
 from gapcam.serve.work import MapChoice, Wants, Work
 from gapcam.types import ArgumentError, GapcamError
 
-LOOKED_UP = 8192
-"""Class names whose ids are remembered: looking one up walks through every label."""
+LOOKED_UP, LONGEST_KEPT = 8192, 200
+"""Class names whose ids are remembered, and their most characters, as memory is bounded: looking
+one up walks through every label."""
 
 JSON = "application/json"
 Outcome = bytes | GapcamError
@@ -58,7 +59,7 @@ class Service:
         self._held = Held(options.max_held_bytes)
         self.metrics = Metrics(lambda: self._batcher.depth, lambda: self._held.used)
         self._batcher = self._new_batcher()
-        self._class_id = lru_cache(LOOKED_UP)(localizer.class_id)
+        self._kept_id = lru_cache(LOOKED_UP)(localizer.class_id)
         model = {
             "model": localizer.card.name,
             "model_sha256": localizer.engine.fingerprint,
@@ -147,9 +148,13 @@ class Service:
             raise RequestError(422, str(error)) from error
 
     def _ids(self, classes: Sequence[str], top: int | None) -> tuple[int, ...]:
-        given = [int(name) if name.isdecimal() and len(name) < 10 else name for name in classes]
-        wanted = self.localizer.wanted([self._class_id(name) for name in given], top)
+        wanted = self.localizer.wanted([self._class_id(name) for name in classes], top)
         return tuple(wanted.tolist())  # type: ignore[union-attr]
+
+    def _class_id(self, name: str) -> int:
+        if name.isdecimal() and len(name) < 10:
+            return self.localizer.class_id(int(name))
+        return (self._kept_id if len(name) <= LONGEST_KEPT else self.localizer.class_id)(name)
 
     def _submit(self, uploads: Sequence[Upload], wants: Wants) -> list[Future[Outcome]]:
         try:
