@@ -138,7 +138,7 @@ def test_the_end_says_classes_rate_workers_and_where_the_time_went(
     assert "1 worker, 1 thread each" in said[5]
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left(
+def test_a_terminal_gets_a_bar_with_rate_and_time_left_and_failures_on_their_lines(
     folder: Path, small_model: Path, tmp_path: Path
 ):
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
@@ -152,6 +152,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(
     os.close(screen)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").split("\n")
     assert any(re.search(r"20/20 +([\d.]+/s)? +0:00:\d\d left 0:00:00 +1 failed", s) for s in shown)
+    assert any(s.startswith(f"gapcam: {folder / '0003.jpg'}: expected") for s in shown)
 
 
 def test_seconds_of_the_stages_add_up_to_the_time_of_the_workers(

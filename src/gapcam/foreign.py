@@ -237,7 +237,8 @@ def _make_from_source(source: SourceModel, options: SourceOptions, tracer: Trace
 
     if options.device not in (None, "cpu"):
         raise ArgumentError(f"device {options.device!r}: only the torch engine runs there")
-    program = tracer()[0]
+    program, trace = tracer()
+    check_count(source.labels, trace.shapes[trace.logits][-1], source.name)  # before the long work
     with _as_model_errors(source.name):
         network = network_of_module(
             source.module,
@@ -254,7 +255,6 @@ def _make_from_source(source: SourceModel, options: SourceOptions, tracer: Trace
         out = engines[0].run_maps(pixels, classes)
         return out.logits, out.maps
 
-    check_count(source.labels, len(network.bias), source.name)
     card = _card(source, _head_of(network), _sizes_of(network), network.fixed_batch)
     return _made(network, card, "PyTorch", reference)
 

@@ -67,6 +67,14 @@ _ERRORS = {kind.kind: kind for kind in (ArgumentError, OutputError, PictureError
 OnShard = Callable[[ShardDone, Sequence[Failure]], None]
 
 
+def _check_address(address: str) -> None:
+    if address.startswith("ray://"):
+        raise ArgumentError(
+            f"{address}: Ray Data does not run through Ray Client; run gapcam on a machine of the "
+            "cluster with --address auto, or by 'ray job submit'"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """Which cluster, and how much of it.
@@ -90,11 +98,7 @@ class Cluster:
         Raises:
             ArgumentError: A number out of range, or the address of a Ray Client server.
         """
-        if (self.address or "").startswith("ray://"):
-            raise ArgumentError(
-                f"{self.address}: Ray Data does not run through Ray Client; run gapcam on a "
-                "machine of the cluster with --address auto, or by 'ray job submit'"
-            )
+        _check_address(self.address or "")
         if self.concurrency is not None and self.concurrency < 1:
             raise ArgumentError(f"concurrency: expected 1 or more, got {self.concurrency}")
         gpus = self.gpus_per_worker
@@ -179,6 +183,7 @@ def _join(cluster: Cluster) -> None:
         count = cluster.concurrency or cores()
         options |= {"num_cpus": count, "include_dashboard": False}
         options |= {"object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+    _check_address(address or os.environ[ADDRESS_SET])
     os.environ.update(_ENVIRONMENT)
     try:
         _knock(address)

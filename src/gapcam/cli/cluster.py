@@ -40,8 +40,8 @@ AddressOption = Annotated[
         "--address",
         metavar="ADDRESS",
         show_default="RAY_ADDRESS, or this machine alone",
-        help="With --engine ray: the cluster; auto for the one that this machine is part of, "
-        "or HOST:PORT.",
+        help="With --engine ray: the cluster; auto for the one that this machine is part of, or "
+        "HOST:PORT.",
     ),
 ]
 ConcurrencyOption = Annotated[

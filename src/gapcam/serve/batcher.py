@@ -159,12 +159,11 @@ class Batcher(Generic[Item, Result]):
     def _serve(self) -> None:
         while (batch := self._next()) is not None:
             live = [w for w in batch if w.future.set_running_or_notify_cancel()]
-            if not live:
-                continue
-            began = time.monotonic()
-            self._on_batch([began - waiting.since for waiting in live])
-            self._run(live)
-            self._measure(len(live), time.monotonic() - began)
+            if live:
+                began = time.monotonic()
+                self._on_batch([began - waiting.since for waiting in live])
+                self._run(live)
+                self._measure(len(live), time.monotonic() - began)
             del batch, live  # or an idle worker would hold the last pictures
 
     def _run(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
