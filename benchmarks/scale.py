@@ -1,6 +1,6 @@
 """Twenty thousand pictures on one machine: rate, memory, kills, broken files, a full disk.
 
-    python benchmarks/scale.py PICTURES_FOLDER [--pictures N] [--kills N] [--broken N]
+    python benchmarks/scale.py PICTURES_FOLDER [--pictures N] [--kills N] [--broken N] [--ray]
 
 The pictures of the folder are multiplied under new names (hard links: each a file of its own), and
 some of the names hold broken files: flipped bits, files cut short, other kinds of file, nothing.
@@ -10,6 +10,9 @@ Four runs with `gapcam localize`, compared byte for byte:
 - killed (SIGKILL) at random moments and taken up again with `--resume` until it ends;
 - with five workers, on the first pictures only;
 - on a file system too small for its results, taken up again when that has room.
+
+With `--ray`, instead: undisturbed, and on a Ray cluster of this machine with two workers, of which
+one is killed in the middle.
 """
 
 from __future__ import annotations
@@ -133,6 +136,25 @@ def killed(folder: Path, out: Path, kills: int, seconds: float, seed: int) -> di
     }
 
 
+def on_ray(folder: Path, out: Path, seconds: float) -> dict[str, Any]:
+    """A run on two Ray workers, of which one is killed after half of the time."""
+    started = time.monotonic()
+    line = command(folder, out, "--engine", "ray", "--concurrency", "2")
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+    time.sleep(seconds / 2)
+    found = subprocess.run(["pgrep", "-f", "^ray::MapWorker"], capture_output=True, check=False)
+    workers = [int(pid) for pid in found.stdout.split()]
+    parts = len(list((out / "unfinished").glob("part-*")))
+    for pid in workers[:1]:
+        os.kill(pid, signal.SIGKILL)
+    return {
+        "workers_there": len(workers),
+        "killed_when_shards_done": parts,
+        "exit_code": process.wait(),
+        "wall_s": time.monotonic() - started,
+    }
+
+
 def full_disk(folder: Path, count: int, work: Path) -> dict[str, Any]:
     """A run on a file system that is too small, and again when it has room."""
     disk = work / "disk"
@@ -188,6 +210,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--broken", type=int, default=500)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--ray", action="store_true")
     given = parser.parse_args()
     sources = sorted(p for p in given.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not sources:
@@ -197,7 +220,8 @@ def main() -> None:
         results = measure(sources, Path(name), given)
     text = json.dumps(results, indent=1)
     print(text)
-    RESULTS.write_text(text + "\n")
+    path = RESULTS.with_name("scale_ray.json") if given.ray else RESULTS
+    path.write_text(text + "\n")
 
 
 def measure(sources: Sequence[Path], work: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -217,6 +241,10 @@ def measure(sources: Sequence[Path], work: Path, given: argparse.Namespace) -> d
     results["undisturbed"] = undisturbed(folder, work / "whole")
     results["check"] = check(folder, work / "whole", given.pictures, given.broken)
     seconds = results["undisturbed"]["wall_s"]
+    if given.ray:
+        ray = on_ray(folder, work / "ray", seconds)
+        again = check(folder, work / "ray", given.pictures, given.broken)
+        return {**results, "ray": {**ray, "byte_equal": again == results["check"]}}
     results["killed"] = killed(folder, work / "killed", given.kills, seconds, 2)
     again = check(folder, work / "killed", given.pictures, given.broken)
     results["killed"]["byte_equal"] = again == results["check"]
